@@ -1,0 +1,132 @@
+"""The operations a session can carry, each with its fields: the table both sides check every message against.
+
+An operation travels as a msgpack array ``[opcode, stream, *fields]``. It is *posted* (no answer; a failure surfaces at the
+next call) or *called* (answered by a reply or a failure). Owns the table and the check; what an operation does is the worker's.
+The sections of docs/reference/wire.md that describe them: 5 (posted) and 6 (called).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+from typing import TypeAlias
+
+from bitfusion import limits
+from bitfusion.errors import RemoteProtocolError
+
+Field: TypeAlias = int | bytes | str | float | bool | None | tuple["Field", ...] | dict[str, "Field"]
+
+
+class Opcode(IntEnum):
+    """Numbers of the operations. Posted ones are below 0x80, called ones from 0x80 on."""
+
+    ALLOCATE = 0x01
+    RELEASE = 0x02
+    WRITE = 0x03
+    WRITE_PAYLOAD = 0x04
+    COPY = 0x05
+    FILL = 0x06
+    LAUNCH = 0x10
+    FUNCTION_UNLOAD = 0x11
+    SOURCE = 0x12
+    MODULE_UNLOAD = 0x13
+    STREAM_CREATE = 0x20
+    STREAM_DESTROY = 0x21
+    STREAM_WAIT = 0x22
+    EVENT_CREATE = 0x28
+    EVENT_DESTROY = 0x29
+    EVENT_RECORD = 0x2A
+
+    READ = 0x80
+    SYNCHRONIZE = 0x81
+    STREAM_QUERY = 0x82
+    EVENT_SYNCHRONIZE = 0x83
+    EVENT_QUERY = 0x84
+    EVENT_ELAPSED = 0x85
+    MEMORY_INFO = 0x86
+    KERNEL_LOAD = 0x90
+    MODULE_LOAD = 0x91
+    FUNCTION_LOAD = 0x92
+    ECHO = 0xA0
+    METRICS = 0xA1
+
+    @property
+    def called(self) -> bool:
+        """Whether the operation is answered."""
+        return self >= 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class Int:
+    """An integer field in [low, high]."""
+
+    high: int
+    low: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """A byte string field of low..high bytes."""
+
+    high: int
+    low: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A string field of at most ``high`` characters."""
+
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A nested value (arrays, maps, scalars), which the operation itself checks: signatures, options, sources."""
+
+
+Kind: TypeAlias = Int | Bin | Text | Tree
+
+U32 = 2**32 - 1
+U64 = 2**64 - 1
+
+ADDRESS = Int(U64)
+SIZE = Int(2**48, 1)
+HANDLE = Int(U32)
+HASH = Bin(32, 32)
+
+CONFIG = Struct("<7I")
+"""A launch configuration: grid x, y, z; block x, y, z; dynamic shared memory in bytes."""
+
+FIELDS: Mapping[Opcode, Mapping[str, Kind]] = {
+    Opcode.ALLOCATE: {"address": ADDRESS, "size": SIZE},
+    Opcode.RELEASE: {"address": ADDRESS},
+    Opcode.WRITE: {"address": ADDRESS, "data": Bin(limits.INLINE_SIZE_MAX)},
+    Opcode.WRITE_PAYLOAD: {"address": ADDRESS},
+    Opcode.COPY: {"target": ADDRESS, "source": ADDRESS, "size": SIZE},
+    Opcode.FILL: {"address": ADDRESS, "size": SIZE, "pattern": Bin(limits.PATTERN_SIZE_MAX, 1)},
+    Opcode.LAUNCH: {"function": HANDLE, "config": Bin(28, 28), "arguments": Bin(limits.ARGUMENTS_SIZE_MAX)},
+    Opcode.FUNCTION_UNLOAD: {"function": HANDLE},
+    Opcode.SOURCE: {"hash": HASH, "source": Bin(limits.SOURCE_SIZE_MAX, 1)},
+    Opcode.MODULE_UNLOAD: {"module": HANDLE},
+    Opcode.STREAM_CREATE: {"created": HANDLE},
+    Opcode.STREAM_DESTROY: {"destroyed": HANDLE},
+    Opcode.STREAM_WAIT: {"event": HANDLE},
+    Opcode.EVENT_CREATE: {"event": HANDLE, "timing": Int(1)},
+    Opcode.EVENT_DESTROY: {"event": HANDLE},
+    Opcode.EVENT_RECORD: {"event": HANDLE},
+    Opcode.READ: {"address": ADDRESS, "size": SIZE},
+    Opcode.SYNCHRONIZE: {"everything": Int(1)},
+    Opcode.STREAM_QUERY: {},
+    Opcode.EVENT_SYNCHRONIZE: {"event": HANDLE},
+    Opcode.EVENT_QUERY: {"event": HANDLE},
+    Opcode.EVENT_ELAPSED: {"start": HANDLE, "end": HANDLE},
+    Opcode.MEMORY_INFO: {},
+    Opcode.KERNEL_LOAD: {"function": HANDLE, "hash": HASH, "signature": Tree(), "options": Tree()},
+    Opcode.MODULE_LOAD: {"module": HANDLE, "image": Bin(limits.IMAGE_SIZE_MAX, 1)},
+    Opcode.FUNCTION_LOAD: {"function": HANDLE, "module": HANDLE, "name": Text(1024)},
+    Opcode.ECHO: {"data": Bin(limits.INLINE_SIZE_MAX)},
+    Opcode.METRICS: {},
+}
+"""Fields after ``[opcode, stream]``, in order."""
