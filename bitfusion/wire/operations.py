@@ -130,3 +130,55 @@ FIELDS: Mapping[Opcode, Mapping[str, Kind]] = {
     Opcode.METRICS: {},
 }
 """Fields after ``[opcode, stream]``, in order."""
+
+
+def _rule(kind: Kind) -> tuple[type, int, int] | None:
+    match kind:
+        case Int(high, low):
+            return (int, low, high)
+        case Bin(high, low):
+            return (bytes, low, high)
+        case Text(high):
+            return (str, 0, high)
+        case Tree():
+            return None
+
+
+RULES: Mapping[int, tuple[tuple[type, int, int] | None, ...]] = {
+    opcode: tuple(_rule(kind) for kind in fields.values()) for opcode, fields in FIELDS.items()
+}
+"""The table again, as the check reads it: (type, lowest, highest) of a value or of a length, None for a tree."""
+
+
+def check(opcode: int, fields: tuple[Field, ...]) -> None:
+    """Check ``fields`` against the table before anything believes them; RemoteProtocolError names the field."""
+    rules = RULES.get(opcode)
+    if rules is None or len(fields) != len(rules):
+        raise RemoteProtocolError(_shape_fault(opcode, len(fields)))
+    for value, rule in zip(fields, rules, strict=True):
+        if rule is None:
+            continue
+        cls, low, high = rule
+        if type(value) is not cls or not low <= (value if cls is int else len(value)) <= high:  # type: ignore[operator, arg-type]
+            raise RemoteProtocolError(_field_fault(opcode, fields))
+
+
+def _shape_fault(opcode: int, count: int) -> str:
+    if opcode not in RULES:
+        return f"operation {opcode:#x} is not known"
+    return f"{Opcode(opcode).name} takes {len(RULES[opcode])} fields, not {count}"
+
+
+def _field_fault(opcode: int, fields: tuple[Field, ...]) -> str:
+    """Which field of the operation does not fit; asked only once one is known not to."""
+    for (name, kind), value in zip(FIELDS[Opcode(opcode)].items(), fields, strict=True):
+        rule = _rule(kind)
+        if rule is None:
+            continue
+        cls, low, high = rule
+        if type(value) is not cls:
+            return f"{Opcode(opcode).name}: {name} must be {cls.__name__}, not {type(value).__name__}"
+        size = value if isinstance(value, int) else len(value)  # type: ignore[arg-type]
+        if not low <= size <= high:
+            return f"{Opcode(opcode).name}: {name} must be in {low}..{high}, not {size}"
+    return f"{Opcode(opcode).name}: a field does not fit"

@@ -1,0 +1,175 @@
+"""The server's side of a session: frames become operations to execute, results become replies. Sans-I/O.
+
+Keeps what makes posted work safe: the credit window, and the sticky failure. When a posted operation fails, the failure is
+kept, later work on streams is skipped, and the next call reports it with the operation that caused it, after which the
+session goes on; a kernel fault poisons it for good, as in CUDA. What the operations do is the worker's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bitfusion import limits
+from bitfusion.errors import BitfusionError, KernelFaultError, RemoteProtocolError, encode
+from bitfusion.metrics import SessionMetrics
+from bitfusion.session.hello import Hello, Welcome, decode_hello, encode_welcome
+from bitfusion.types import Buffer
+from bitfusion.wire import codec
+from bitfusion.wire.connection import Connection, PayloadEnd
+from bitfusion.wire.frames import Flag, Frame, Kind
+from bitfusion.wire.operations import Field, Opcode, check
+from bitfusion.wire.states import Role, State
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Posted operations, each ``(opcode, stream, *fields)``, not yet checked one by one."""
+
+    operations: tuple[Field, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call, checked; or one posted operation with a payload, which waits for ``receive_into``."""
+
+    opcode: int
+    stream: int
+    fields: tuple[Field, ...]
+    number: int
+    payload_size: int
+
+
+class ServerSession:
+    """One session from the server's end."""
+
+    def __init__(self, connection: Connection | None = None, *, credit_count: int = limits.CREDIT_COUNT) -> None:
+        self.connection = connection or Connection(Role.SERVER)
+        self.metrics: SessionMetrics = self.connection.metrics
+        self.failure: BitfusionError | None = None
+        """The failure of posted work that no call has reported yet, or the fault that poisoned the session."""
+        self._credit_count = credit_count
+        self._outstanding = 0  # posted operations received and not yet given back as credit
+        self._executed = 0  # of those, how many are executed
+
+    @property
+    def ended(self) -> bool:
+        """Whether the client said goodbye, or was refused."""
+        return self.connection.state in (State.ENDING, State.CLOSED)
+
+    @property
+    def poisoned(self) -> bool:
+        """Whether a kernel fault has ended all work on the device."""
+        return isinstance(self.failure, KernelFaultError)
+
+    # receiving
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes belong."""
+        return self.connection.get_buffer()
+
+    def buffer_updated(self, count: int) -> None:
+        """``count`` bytes have been received; ask ``next_event`` what they mean."""
+        self.connection.buffer_updated(count)
+
+    def next_event(self) -> Batch | Request | PayloadEnd | None:
+        """What to execute next; None when more bytes are needed, or after the goodbye. RemoteProtocolError on a breach."""
+        event = self.connection.next_event()
+        if event is None or isinstance(event, PayloadEnd):
+            return event
+        match event.kind:
+            case Kind.POST if event.opcode == 0:
+                return self._batch(event)
+            case Kind.POST | Kind.CALL:
+                return self._request(event)
+            case _:
+                return None
+
+    def hello(self) -> Hello | None:
+        """The client's hello once it is complete. RemoteProtocolError if anything but one hello has come."""
+        event = self.connection.next_event()
+        if event is None:
+            return None
+        if not isinstance(event, Frame):
+            raise RemoteProtocolError("a session starts with a hello")
+        return decode_hello(event.metadata)
+
+    def _batch(self, frame: Frame) -> Batch:
+        if not isinstance(frame.metadata, tuple) or frame.payload_size:
+            raise RemoteProtocolError("a batch must be an array of operations, without a payload")
+        if len(frame.metadata) > limits.BATCH_COUNT_MAX:
+            raise RemoteProtocolError(f"a batch of {len(frame.metadata)} operations is over {limits.BATCH_COUNT_MAX}")
+        self._outstanding += len(frame.metadata)
+        if self._outstanding > self._credit_count:
+            raise RemoteProtocolError(f"{self._outstanding} operations are posted, over the credit of {self._credit_count}")
+        self.metrics.operations_posted += len(frame.metadata)
+        return Batch(frame.metadata)
+
+    def _request(self, frame: Frame) -> Request:
+        fields = frame.metadata if frame.metadata is not None else ()
+        if not isinstance(fields, tuple):
+            raise RemoteProtocolError("the metadata of an operation must be an array")
+        check(frame.opcode, fields)
+        called = frame.opcode >= 0x80
+        if called != (frame.kind is Kind.CALL) or called == (frame.request == 0):
+            raise RemoteProtocolError(f"{Opcode(frame.opcode).name} came as a {frame.kind.name} frame, request {frame.request}")
+        if frame.opcode == Opcode.WRITE_PAYLOAD and not 0 < frame.payload_size <= limits.CHUNK_SIZE:
+            raise RemoteProtocolError(f"WRITE_PAYLOAD carries 1 to {limits.CHUNK_SIZE} bytes, not {frame.payload_size}")
+        if frame.opcode != Opcode.WRITE_PAYLOAD and (not called or frame.payload_size):
+            raise RemoteProtocolError(f"{Opcode(frame.opcode).name} travels in a batch, without a payload")
+        self.metrics.calls += called
+        return Request(frame.opcode, frame.stream, fields, frame.request, frame.payload_size)
+
+    def receive_into(self, target: memoryview) -> None:
+        """Receive the payload of the last request into ``target``."""
+        self.connection.receive_into(target)
+
+    def discard_payload(self) -> None:
+        """Drop the payload of the last request."""
+        self.connection.discard_payload()
+
+    # failures of posted work
+
+    def posted_failed(self, error: BitfusionError, operation: str) -> None:
+        """Keep the first failure of posted work until a call reports it; a fault outranks it and stays."""
+        if self.failure is None or (isinstance(error, KernelFaultError) and not self.poisoned):
+            error.details.setdefault("operation", operation)
+            self.failure = error
+
+    def take_failure(self) -> BitfusionError | None:
+        """The failure that the call now being answered must report, if any; a poisoned session keeps it."""
+        failure = self.failure
+        if failure is not None and not self.poisoned:
+            self.failure = None
+        return failure
+
+    # sending
+
+    def welcome(self, welcome: Welcome) -> list[Buffer]:
+        """The buffers that grant the session."""
+        self._credit_count = welcome.credit_count
+        return self.connection.send(Kind.WELCOME, codec.pack(encode_welcome(welcome)))
+
+    def reply(self, number: int, value: object = None) -> list[Buffer]:
+        """The buffers that answer a call."""
+        return self.connection.send(Kind.REPLY, codec.pack(value), request=number)
+
+    def reply_piece(self, number: int, payload: memoryview, *, more: bool) -> list[Buffer]:
+        """The buffers of one piece of a read."""
+        return self.connection.send(Kind.REPLY, request=number, flags=Flag.MORE if more else 0, payload=payload)
+
+    def fail(self, number: int, error: BitfusionError) -> list[Buffer]:
+        """The buffers that fail a call; number 0 fails the session."""
+        return self.connection.send(Kind.FAILURE, codec.pack(encode(error)), request=number)
+
+    def goodbye(self) -> list[Buffer]:
+        """The buffers that confirm the client's goodbye."""
+        return self.connection.send(Kind.GOODBYE)
+
+    def executed(self, count: int) -> list[Buffer]:
+        """``count`` posted operations have run; the credit frame that gives them back, once there are enough."""
+        self._executed += count
+        if self._executed * 4 < self._credit_count:
+            return []
+        given, self._executed = self._executed, 0
+        self._outstanding -= given
+        return self.connection.send(Kind.CREDIT, request=given)

@@ -1,0 +1,130 @@
+"""The frame: a fixed 32-byte header, metadata and payload (docs/reference/wire.md section 2).
+
+Owns the layout of the header and the checks a header must pass before anything is allocated for it. Little-endian::
+
+    offset  size  field
+         0     2  magic "BF"
+         2     1  version
+         3     1  kind
+         4     1  opcode         0 where the kind has none
+         5     1  flags
+         6     2  reserved, 0    room for the number of a bulk connection
+         8     4  stream
+        12     4  request        the call's id; in a credit, the number of executed operations
+        16     4  metadata size
+        20     4  reserved, 0
+        24     8  payload size
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from struct import Struct
+
+from bitfusion import limits
+from bitfusion.errors import LocalProtocolError, RemoteProtocolError
+from bitfusion.version import WIRE_VERSION, WIRE_VERSIONS
+from bitfusion.wire.operations import Field
+
+MAGIC = b"BF"
+HEADER = Struct("<2sBBBBHIIIIQ")
+HEADER_SIZE = HEADER.size
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    HELLO = 1
+    WELCOME = 2
+    POST = 3
+    CALL = 4
+    REPLY = 5
+    FAILURE = 6
+    CREDIT = 7
+    GOODBYE = 8
+
+
+class Flag(IntFlag):
+    """Bits of the flags field."""
+
+    MORE = 1
+    """A reply: further replies to the same request follow."""
+
+
+KINDS = {int(kind): kind for kind in Kind}
+FLAGS_KNOWN = int(Flag.MORE)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame as it was received, its metadata decoded. The payload, if any, follows through the connection."""
+
+    kind: Kind
+    opcode: int = 0
+    flags: int = 0
+    stream: int = 0
+    request: int = 0
+    metadata: Field = None
+    payload_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header of a frame whose sizes have been checked."""
+
+    kind: Kind
+    opcode: int
+    flags: int
+    stream: int
+    request: int
+    metadata_size: int
+    payload_size: int
+
+
+def encode_header(
+    kind: Kind,
+    *,
+    opcode: int = 0,
+    flags: int = 0,
+    stream: int = 0,
+    request: int = 0,
+    metadata_size: int = 0,
+    payload_size: int = 0,
+) -> bytes:
+    """The 32 bytes of a header. LocalProtocolError where we would break the limits ourselves."""
+    if metadata_size > limits.METADATA_SIZE_MAX or payload_size > limits.PAYLOAD_SIZE_MAX:
+        raise LocalProtocolError(
+            f"a {kind.name} frame with {metadata_size} bytes of metadata and {payload_size} of payload is over the limits"
+        )
+    return HEADER.pack(MAGIC, WIRE_VERSION, kind, opcode, flags, 0, stream, request, metadata_size, 0, payload_size)
+
+
+def decode_header(buffer: memoryview) -> Header:
+    """Check and decode the first 32 bytes of ``buffer``; RemoteProtocolError says what is wrong with them."""
+    magic, version, kind, opcode, flags, zero1, stream, request, metadata_size, zero2, payload_size = HEADER.unpack_from(
+        buffer
+    )
+    if magic != MAGIC:
+        raise RemoteProtocolError(f"this is not the bitfusion protocol: a frame starts with {magic!r}, not {MAGIC!r}")
+    if version not in WIRE_VERSIONS:
+        raise RemoteProtocolError(f"wire version {version} is not spoken here, only {WIRE_VERSIONS}")
+    if kind not in KINDS:
+        raise RemoteProtocolError(f"frame kind {kind} is not known")
+    if flags & ~FLAGS_KNOWN or zero1 or zero2:
+        raise RemoteProtocolError(f"reserved bits are set in the header of a {KINDS[kind].name} frame")
+    _check_sizes(KINDS[kind], metadata_size, payload_size)
+    return Header(KINDS[kind], opcode, flags, stream, request, metadata_size, payload_size)
+
+
+def _check_sizes(kind: Kind, metadata_size: int, payload_size: int) -> None:
+    """Before anything is allocated: the sizes a header announces are within the limits of its kind."""
+    metadata_max = limits.HELLO_SIZE_MAX if kind in (Kind.HELLO, Kind.WELCOME) else limits.METADATA_SIZE_MAX
+    if metadata_size > metadata_max:
+        raise RemoteProtocolError(f"a {kind.name} frame announces {metadata_size} bytes of metadata, over {metadata_max}")
+    if payload_size > limits.PAYLOAD_SIZE_MAX:
+        raise RemoteProtocolError(
+            f"a {kind.name} frame announces {payload_size} bytes of payload, over {limits.PAYLOAD_SIZE_MAX}"
+        )
+    if payload_size and kind not in (Kind.POST, Kind.REPLY):
+        raise RemoteProtocolError(f"a {kind.name} frame carries no payload, but announces {payload_size} bytes")
