@@ -178,7 +178,8 @@ class ClientSession:
 
     def _batch(self) -> list[Buffer]:
         """The posted operations at the head of the queue as one frame, within count, size and credits."""
-        queue, parts, size = self._queue, [], 0
+        queue, size = self._queue, 0
+        parts: list[bytes] = []
         while queue and len(parts) < min(self._credits, limits.BATCH_COUNT_MAX) and size < limits.BATCH_SIZE:
             entry = queue[0]
             if not isinstance(entry, bytes):
