@@ -47,7 +47,7 @@ class BlockingTransport:
         self._flush_delay_s = flush_delay_s
         self._send_lock = threading.Lock()
         self._unsent: list[Buffer] = []
-        self._deadline_s: float | None = None
+        self._moving = False  # between a system call that moves bytes and the account of it
         self._flusher: threading.Thread | None = None
         self._awake = threading.Event()
         self._closing = threading.Event()
@@ -59,14 +59,17 @@ class BlockingTransport:
     def open(self, hello: Hello, timeout_s: float) -> None:
         """Say hello and wait for the welcome; raises the server's refusal."""
         deadline = time.monotonic() + timeout_s
-        with self._io():
-            self._unsent += self.session.hello(hello)
-            self._send_all(block=True)
-            while not self.session.opened and self.session.error is None:
+        try:
+            with self._io():
+                self._unsent += self.session.hello(hello)
+                self._send_all(block=True)
+            while not self.session.opened:
                 self._receive(deadline)
-        if self.session.error is not None:
+                if self.session.error is not None:
+                    raise self.session.error
+        except BaseException:
             self._sock.close()
-            raise self.session.error
+            raise
         self.session.wake = self._wake_flusher
 
     def close(self) -> None:
@@ -107,6 +110,7 @@ class BlockingTransport:
                     self._receive(deadline)
             except BaseException:
                 session.abandon(wait)
+                self._end_if_moving()
                 raise
             elapsed = time.perf_counter_ns() - started
             if wait.filled:
@@ -142,13 +146,18 @@ class BlockingTransport:
             yield
         except OSError as error:
             self._lose(error)
-        except (KeyboardInterrupt, SystemExit):
-            self._closing.set()
+        except BaseException:
+            self._end_if_moving()
+            raise
+
+    def _end_if_moving(self) -> None:
+        """After an interrupt between a system call and its account, nobody can know how many bytes went: end the session."""
+        if self._moving:
             self.session.end(
                 SessionClosedError("the session was interrupted in the middle of a transfer and had to end; connect again")
             )
+            self._closing.set()
             self._sock.close()
-            raise
 
     def _lose(self, error: OSError | None) -> None:
         self.session.end(ConnectionLostError(address.lost(error)))
@@ -157,35 +166,30 @@ class BlockingTransport:
         """Send ``_unsent``. Where answers may be on their way, receive whenever the peer will not take more."""
         flags = 0 if block else socket.MSG_DONTWAIT
         while self._unsent:
+            self._moving = True
             try:
                 count = self._sock.sendmsg(self._unsent[:IOV_COUNT_MAX], [], flags)
             except BlockingIOError:
+                self._moving = False
                 self._wait_writable()
                 continue
             self._unsent = _after(self._unsent, count)
+        self._moving = False
 
     def _wait_writable(self) -> None:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN | select.POLLOUT)
         for _, event in poll.poll():
             if event & select.POLLIN:
-                self._take(self._sock.recv_into(self.session.get_buffer()))
+                self._read()
 
     def _receive(self, deadline: float | None) -> None:
         """Receive once; waits. DeadlineError once the deadline has passed."""
         session = self.session
         if session.error is not None:
             raise session.error
-        if deadline is None:
-            try:
-                self._take(self._sock.recv_into(session.get_buffer()))
-                return
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                self._lose(error)
-                return
-        self._wait_readable(deadline)
+        if deadline is not None or not self._read():
+            self._wait_readable(deadline)
 
     def _wait_readable(self, deadline: float | None) -> None:
         """Wait in poll, where an interrupt loses nothing."""
@@ -194,16 +198,26 @@ class BlockingTransport:
         poll.register(self._sock, select.POLLIN)
         if not poll.poll(timeout_ms):
             raise DeadlineError("the server did not answer in time")
-        try:
-            self._take(self._sock.recv_into(self.session.get_buffer()))
-        except OSError as error:
-            self._lose(error)
+        self._read()
 
-    def _take(self, count: int) -> None:
-        if count == 0:
-            self._lose(None)
-        else:
+    def _read(self) -> bool:
+        """Receive once, for SPIN_TIMEOUT_S at most; whether anything came, the end of the connection included."""
+        self._moving = True
+        try:
+            count = self._sock.recv_into(self.session.get_buffer())
+        except BlockingIOError:
+            self._moving = False
+            return False
+        except OSError as error:
+            self._moving = False
+            self._lose(error)
+            return True
+        if count:
             self.session.buffer_updated(count)
+        else:
+            self._lose(None)
+        self._moving = False
+        return True
 
     # the flusher
 

@@ -1,0 +1,113 @@
+"""The memory of one session as the server sees it: which ranges are live, which chunks are mapped, what the lease is charged.
+
+The client chooses the addresses (docs/reference/wire.md section 5.1); this checks them and never believes them. A chunk is
+charged while a live allocation touches it. Chunks stay mapped when their last allocation goes, because memory used again costs
+no page faults, and are given back when the lease needs room elsewhere. Not the client's allocator, and no device memory itself.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable
+
+from bitfusion import limits
+from bitfusion.device.base import Device
+from bitfusion.errors import DeviceMemoryError, InvalidAddressError
+
+CHUNK = limits.MEMORY_CHUNK_SIZE
+
+
+class SessionMemory:
+    """Live allocations and mapped chunks of one session with a lease of ``limit`` bytes at ``base``..``base + size``."""
+
+    def __init__(self, device: Device, base: int, size: int, limit: int) -> None:
+        self.base, self.size, self.limit = base, size, limit
+        self._device = device
+        self._starts: list[int] = []
+        self._sizes: dict[int, int] = {}
+        self._live: Counter[int] = Counter()  # chunk -> live allocations that touch it
+        self._mapped: set[int] = set()
+
+    @property
+    def used(self) -> int:
+        """Bytes charged to the lease."""
+        return len(self._live) * CHUNK
+
+    def allocate(self, address: int, size: int) -> None:
+        """Note a live allocation and map what it needs. InvalidAddressError, DeviceMemoryError."""
+        self._check_place(address, size)
+        chunks = range((address - self.base) // CHUNK, (address + size - 1 - self.base) // CHUNK + 1)
+        fresh = sum(chunk not in self._live for chunk in chunks)
+        if self.used + fresh * CHUNK > self.limit:
+            raise DeviceMemoryError(
+                f"out of device memory: {size} bytes asked, {self.used} of the lease's {self.limit} bytes are in use",
+                requested=size,
+                used=self.used,
+                limit=self.limit,
+            )
+        self._map(chunk for chunk in chunks if chunk not in self._mapped)
+        self._live.update(chunks)
+        self._starts.insert(bisect_right(self._starts, address), address)
+        self._sizes[address] = size
+        self._device.allocate(address, size)
+
+    def release(self, address: int) -> None:
+        """The end of the allocation that starts at ``address``; InvalidAddressError if none does."""
+        size = self._sizes.pop(address, None)
+        if size is None:
+            raise InvalidAddressError(f"no live allocation starts at {address:#x}: freed twice, or never allocated")
+        self._device.release(address, size)
+        del self._starts[bisect_right(self._starts, address) - 1]
+        for chunk in range((address - self.base) // CHUNK, (address + size - 1 - self.base) // CHUNK + 1):
+            self._live[chunk] -= 1
+            if not self._live[chunk]:
+                del self._live[chunk]
+
+    def check(self, address: int, size: int) -> None:
+        """InvalidAddressError unless ``size`` bytes at ``address`` lie within one live allocation."""
+        index = bisect_right(self._starts, address) - 1
+        start = self._starts[index] if index >= 0 else 0
+        if index < 0 or address + size > start + self._sizes[start]:
+            raise InvalidAddressError(
+                f"{size} bytes at {address:#x} are not within a live allocation of this session: "
+                "freed memory, or an address that is not its own",
+                address=address,
+            )
+
+    def _check_place(self, address: int, size: int) -> None:
+        if address % limits.ADDRESS_ALIGNMENT or address < self.base or address + size > self.base + self.size:
+            raise InvalidAddressError(f"an allocation of {size} bytes at {address:#x} is outside the session's range")
+        if len(self._starts) >= limits.ALLOCATION_COUNT_MAX:
+            raise DeviceMemoryError(
+                f"over {limits.ALLOCATION_COUNT_MAX} live allocations", requested=size, used=self.used, limit=self.limit
+            )
+        index = bisect_right(self._starts, address)
+        before = self._starts[index - 1] if index else None
+        after = self._starts[index] if index < len(self._starts) else None
+        if (before is not None and before + self._sizes[before] > address) or (after is not None and address + size > after):
+            raise InvalidAddressError(f"an allocation of {size} bytes at {address:#x} overlaps a live one")
+
+    def _map(self, chunks: Iterable[int]) -> None:
+        """Map ``chunks``, giving idle ones back first where the lease has no room for both."""
+        wanted = list(chunks)
+        excess = (len(self._mapped) + len(wanted)) - self.limit // CHUNK
+        if excess > 0:
+            idle = sorted(chunk for chunk in self._mapped if chunk not in self._live)
+            for first, count in _runs(idle[:excess]):
+                self._device.unmap(self.base + first * CHUNK, count * CHUNK)
+            self._mapped.difference_update(idle[:excess])
+        for first, count in _runs(wanted):
+            self._device.map(self.base + first * CHUNK, count * CHUNK)
+            self._mapped.update(range(first, first + count))
+
+
+def _runs(chunks: list[int]) -> list[tuple[int, int]]:
+    """Ascending chunk numbers as (first, count) of consecutive ones."""
+    runs: list[tuple[int, int]] = []
+    for chunk in chunks:
+        if runs and runs[-1][0] + runs[-1][1] == chunk:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((chunk, 1))
+    return runs
