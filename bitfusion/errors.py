@@ -4,6 +4,7 @@
 
     BitfusionError
     |- ConfigError                an option, a target or a setting that cannot work
+    |  `- BindError               the address to serve on is taken or not ours
     |- ConnectError               no session could be opened
     |  |- ResolveError            DNS: the host has no address
     |  |- UnreachableError        TCP: refused, filtered or timed out
@@ -72,6 +73,13 @@ class ConfigError(BitfusionError):
 
     code = 1
     name = "CONFIG"
+
+
+class BindError(ConfigError):
+    """The address to serve on is taken, or not this machine's."""
+
+    code = 2
+    name = "BIND"
 
 
 class ConnectError(BitfusionError):

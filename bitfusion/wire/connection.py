@@ -35,10 +35,11 @@ class PayloadEnd:
 class Connection:
     """One end of one connection. ``metrics`` counts its frames and bytes."""
 
-    def __init__(self, role: Role, metrics: SessionMetrics | None = None) -> None:
+    def __init__(self, role: Role, metrics: SessionMetrics | None = None, state: State = State.START) -> None:
+        """``state`` other than START takes over a connection whose first frames somebody else has handled."""
         self.role = role
         self.peer = Role.SERVER if role is Role.CLIENT else Role.CLIENT
-        self.state = State.START
+        self.state = state
         self.metrics = metrics or SessionMetrics()
         self._buffer = memoryview(bytearray(READ_SIZE))
         self._start = 0
@@ -48,6 +49,11 @@ class Connection:
         self._sink: memoryview | None = None  # where the rest of a metadata or payload goes directly
         self._sink_filled = 0
         self._skip = 0  # payload bytes to drop
+
+    @property
+    def buffered(self) -> int:
+        """Received bytes that no event has taken yet."""
+        return self._end - self._start
 
     # receiving
 

@@ -23,7 +23,7 @@ from enum import IntEnum, IntFlag
 from struct import Struct
 
 from bitfusion import limits
-from bitfusion.errors import LocalProtocolError, RemoteProtocolError
+from bitfusion.errors import LocalProtocolError, RemoteProtocolError, VersionMismatchError
 from bitfusion.version import WIRE_VERSION, WIRE_VERSIONS
 from bitfusion.wire.operations import Field
 
@@ -108,7 +108,9 @@ def decode_header(buffer: memoryview) -> Header:
     if magic != MAGIC:
         raise RemoteProtocolError(f"this is not the bitfusion protocol: a frame starts with {magic!r}, not {MAGIC!r}")
     if version not in WIRE_VERSIONS:
-        raise RemoteProtocolError(f"wire version {version} is not spoken here, only {WIRE_VERSIONS}")
+        raise VersionMismatchError(
+            f"the peer speaks wire version {version}, this side {WIRE_VERSIONS}: install the same release of bitfusion on both"
+        )
     if kind not in KINDS:
         raise RemoteProtocolError(f"frame kind {kind} is not known")
     if flags & ~FLAGS_KNOWN or zero1 or zero2:

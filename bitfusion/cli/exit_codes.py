@@ -1,0 +1,68 @@
+"""Exit codes of every ``bitfusion`` command, and which error gives which (docs/guide/exit-codes.md)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from bitfusion.errors import (
+    BindError,
+    BitfusionError,
+    CapacityError,
+    ConfigError,
+    ConnectError,
+    DeviceError,
+    KernelError,
+    QuotaError,
+    ResolveError,
+    SessionError,
+    TLSError,
+    TokenError,
+    UnreachableError,
+    VersionMismatchError,
+)
+
+
+class ExitCode(IntEnum):
+    """What a command's exit says. ``bitfusion run`` otherwise passes on its program's own."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NO_GPU = 3
+    BIND = 4
+    CONNECT = 10
+    DNS = 11
+    TCP = 12
+    TLS = 13
+    TOKEN = 14
+    QUOTA = 15
+    CAPACITY = 16
+    VERSION = 17
+    SESSION = 30
+    DEVICE = 50
+    KERNEL = 60
+    NOT_EXECUTABLE = 126
+    NOT_FOUND = 127
+    INTERRUPTED = 130
+
+
+CODES: tuple[tuple[type[BitfusionError], ExitCode], ...] = (
+    (BindError, ExitCode.BIND),
+    (ConfigError, ExitCode.USAGE),
+    (ResolveError, ExitCode.DNS),
+    (UnreachableError, ExitCode.TCP),
+    (TLSError, ExitCode.TLS),
+    (TokenError, ExitCode.TOKEN),
+    (QuotaError, ExitCode.QUOTA),
+    (CapacityError, ExitCode.CAPACITY),
+    (VersionMismatchError, ExitCode.VERSION),
+    (ConnectError, ExitCode.CONNECT),
+    (SessionError, ExitCode.SESSION),
+    (DeviceError, ExitCode.DEVICE),
+    (KernelError, ExitCode.KERNEL),
+)
+
+
+def exit_code(error: BitfusionError) -> ExitCode:
+    """The exit code for ``error``: that of the nearest class in CODES."""
+    return next((code for cls, code in CODES if isinstance(error, cls)), ExitCode.FAILED)

@@ -1,0 +1,35 @@
+"""``bitfusion VERB ...``: finds the verb, runs it, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from bitfusion.cli.exit_codes import ExitCode, exit_code
+from bitfusion.errors import BitfusionError
+from bitfusion.version import __version__
+
+VERBS = ("serve", "run", "bench")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser with every verb."""
+    top = argparse.ArgumentParser(prog="bitfusion", description="Lease GPUs over the network.")
+    top.add_argument("--version", action="version", version=f"bitfusion {__version__}")
+    commands = top.add_subparsers(metavar="VERB", required=True)
+    for verb in VERBS:
+        import_module(f"bitfusion.cli.{verb}").add_parser(commands)
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.main(options))
+    except BitfusionError as error:
+        print(f"bitfusion: {error}", file=sys.stderr)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED

@@ -1,0 +1,49 @@
+"""``bitfusion serve``: run an appliance in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from bitfusion.cli.exit_codes import ExitCode
+from bitfusion.daemon.daemon import Settings, run, state_dir_default
+from bitfusion.transport.address import PORT_DEFAULT
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The options of ``serve``."""
+    parser = commands.add_parser(
+        "serve",
+        help="run an appliance: offer this machine's GPUs to clients",
+        description="Run an appliance in the foreground until SIGTERM or Ctrl-C.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=_port, default=PORT_DEFAULT, help="port, 0 for any free one (default: %(default)s)")
+    parser.add_argument(
+        "--devices",
+        default="auto",
+        metavar="SPEC",
+        help="auto | cuda | null | virtual:COUNTxMEMORY, e.g. virtual:2x4GiB (default: the machine's NVIDIA GPUs, else a virtual one)",
+    )
+    parser.add_argument("--state-dir", type=Path, help=f"where the kernel cache is kept (default: {state_dir_default()})")
+    parser.add_argument("--ready-file", type=Path, help="write a JSON object with address and pid here once ready")
+    parser.add_argument("--insecure", action="store_true", help="serve addresses other than loopback without TLS and tokens")
+    parser.add_argument("--log-level", default="WARNING", type=str.upper, choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--lifeline-fd", type=int, help=argparse.SUPPRESS)
+    parser.set_defaults(main=main)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Serve; 0 after an ordered stop."""
+    logging.basicConfig(level=options.log_level, format="%(asctime)s %(process)d %(name)s %(message)s")
+    run(Settings(**{name: getattr(options, name) for name in Settings.__slots__}))
+    return ExitCode.OK
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port < 65536:
+        raise argparse.ArgumentTypeError("a port is 0 to 65535")
+    return port

@@ -1,0 +1,1 @@
+"""The daemon: one appliance, kept alive from its first signal handler to its last worker."""

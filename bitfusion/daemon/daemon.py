@@ -1,0 +1,149 @@
+"""``bitfusion serve``: binds, warms the zygote, says it is ready, serves until told to stop, and leaves nothing behind.
+
+Owns the order of start and stop, the signals and the ready line. Exit codes: docs/guide/exit-codes.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from bitfusion.device.discovery import discover
+from bitfusion.errors import BindError, ConfigError
+from bitfusion.pool.pool import Pool
+from bitfusion.server.server import Server
+from bitfusion.server.workers import Workers
+from bitfusion.transport.address import PORT_DEFAULT, Target, resolve
+from bitfusion.types import DeviceSpec
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 512
+"""Connections the kernel holds for us: a burst of clients that start together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an appliance is told when it starts. Descriptors: ``ready_fd`` gets the ready line, the end of ``lifeline_fd`` stops it."""
+
+    host: str = "127.0.0.1"
+    port: int = PORT_DEFAULT
+    devices: str = "auto"
+    state_dir: Path | None = None
+    ready_file: Path | None = None
+    ready_fd: int | None = None
+    lifeline_fd: int | None = None
+    insecure: bool = False
+    log_level: str = "WARNING"
+
+
+def state_dir_default() -> Path:
+    """``$XDG_STATE_HOME/bitfusion``, by default ``~/.local/state/bitfusion`` (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "state") / "bitfusion"
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. ConfigError for settings that cannot work, BindError."""
+    _check_exposure(settings)
+    devices = discover(settings.devices)
+    cache_dir = _prepare_cache(settings.state_dir or state_dir_default())
+    with _listen(settings) as listener:
+        uvloop.run(Daemon(settings, devices, listener, cache_dir).run())
+
+
+class Daemon:
+    """One appliance in its running state."""
+
+    def __init__(self, settings: Settings, devices: list[DeviceSpec], listener: socket.socket, cache_dir: Path | None) -> None:
+        self._settings = settings
+        self._devices = devices
+        self._listener = listener
+        self._workers = Workers(sorted({device.kind for device in devices}), settings.log_level)
+        self._server = Server(Pool(devices), self._workers, cache_dir)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """From the zygote's start to the last worker's end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        if self._settings.lifeline_fd is not None:
+            loop.add_reader(self._settings.lifeline_fd, self._stop.set)
+        stopping = loop.create_task(self._stop.wait())
+        starting = loop.create_task(self._workers.start())
+        try:
+            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await self._serve_until(stopping)
+        finally:
+            starting.cancel()
+            await self._workers.stop()
+            if self._settings.ready_file is not None:
+                self._settings.ready_file.unlink(missing_ok=True)
+
+    async def _serve_until(self, stopping: asyncio.Task[bool]) -> None:
+        serving = asyncio.get_running_loop().create_task(self._server.serve(self._listener))
+        self._say_ready()
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        self._listener.close()
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    def _say_ready(self) -> None:
+        """The readiness line, the ready file and the ready descriptor: only now are connections welcome."""
+        host, port = self._listener.getsockname()[:2]
+        ready = json.dumps({"address": str(Target(host, port)), "pid": os.getpid(), "gpus": len(self._devices)})
+        if self._settings.ready_file is not None:
+            partial = self._settings.ready_file.with_name(f".{self._settings.ready_file.name}.{os.getpid()}")
+            partial.write_text(ready + "\n")
+            partial.replace(self._settings.ready_file)
+        if self._settings.ready_fd is not None:
+            with open(self._settings.ready_fd, "w") as stream:
+                stream.write(ready + "\n")
+        names = ", ".join(f"{device.name} ({device.memory_size / 2**30:.1f} GiB)" for device in self._devices)
+        print(f"bitfusion: ready at {Target(host, port)} with {len(self._devices)} GPUs: {names}", file=sys.stderr, flush=True)
+
+
+def _check_exposure(settings: Settings) -> None:
+    """Only loopback is served without credentials (docs/design/security.md)."""
+    addresses = [address for _, (address, *_) in resolve(Target(settings.host, settings.port or PORT_DEFAULT))]
+    if not settings.insecure and not all(ipaddress.ip_address(address).is_loopback for address in addresses):
+        raise ConfigError(
+            f"{settings.host} is not a loopback address, and this version has no TLS and tokens yet: anybody who can reach the "
+            "port could use the GPUs. Serve on 127.0.0.1 behind an SSH tunnel, or add --insecure on a network you trust"
+        )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family, address = resolve(Target(settings.host, settings.port or PORT_DEFAULT))[0]
+    try:
+        listener = socket.create_server((address[0], settings.port), family=socket.AddressFamily(family), backlog=BACKLOG)
+    except OSError as error:
+        raise BindError(f"cannot serve on {Target(settings.host, settings.port)}: {error.strerror or error}") from None
+    listener.setblocking(False)
+    return listener
+
+
+def _prepare_cache(state_dir: Path) -> Path | None:
+    """The kernel cache under the state directory; without it everything works, only slower."""
+    cache_dir = state_dir / "cache"
+    try:
+        cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"bitfusion: no kernel cache: {error}", file=sys.stderr)
+        return None
+    return cache_dir

@@ -1,0 +1,204 @@
+"""Workers as the server sees them: asks the zygote to fork them and learns of their ends.
+
+Owns the zygote process and the lifelines: a socket pair per worker whose one end the worker holds. It closes when the worker dies,
+however it dies; when we close ours, the worker ends. Owns no leases and no client connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+
+import msgpack
+
+from bitfusion.errors import BitfusionError, ConnectError
+from bitfusion.worker.process import Assignment
+from bitfusion.worker.zygote import MESSAGE_SIZE_MAX
+
+log = logging.getLogger(__name__)
+
+ZYGOTE_START_TIMEOUT_S = 120.0
+"""Importing and warming the compilers takes seconds, on a cold disk and a loaded machine tens of them."""
+
+WORKER_STOP_TIMEOUT_S = 8.0
+"""Longer than the worker's own STOP_TIMEOUT_S, after which it has ended itself."""
+
+STATUS_TIMEOUT_S = 1.0
+"""How long after a worker's end its exit status may take to arrive from the zygote."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker process. ``ended`` gets its exit code: negative for a signal, None where nobody could learn it."""
+
+    pid: int
+    lifeline: socket.socket
+    ended: asyncio.Future[int | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def dismiss(self) -> None:
+        """Ask the worker to end, by the end of its lifeline; ours is closed once it has."""
+        with contextlib.suppress(OSError):  # it is ending by itself
+            self.lifeline.shutdown(socket.SHUT_RDWR)
+
+
+class Workers:
+    """All workers of one server, and the zygote they come from."""
+
+    def __init__(self, kinds: list[str], log_level: str = "WARNING") -> None:
+        self._kinds = kinds
+        self._log_level = log_level
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._numbers = itertools.count(1)
+        self._spawning: dict[int, tuple[asyncio.Future[Worker], socket.socket]] = {}
+        self._workers: dict[int, Worker] = {}
+        self._restart: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @property
+    def zygote_pid(self) -> int | None:
+        """The zygote's process id while there is one."""
+        return self._process.pid if self._process is not None else None
+
+    async def start(self) -> None:
+        """Start the zygote and wait until it is warm; ConnectError if it does not come up."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", "bitfusion.worker.zygote", str(theirs.fileno()), self._log_level, *self._kinds]
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # no threads before a fork
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
+        theirs.close()
+        ours.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self._control, self._ready = ours, loop.create_future()
+        loop.add_reader(ours, self._control_readable)
+        try:
+            async with asyncio.timeout(ZYGOTE_START_TIMEOUT_S):
+                await self._ready
+        except TimeoutError:
+            raise ConnectError(f"the zygote did not come up within {ZYGOTE_START_TIMEOUT_S:.0f} s") from None
+
+    async def spawn(self, assignment: Assignment, connection: socket.socket) -> Worker:
+        """A new worker that serves ``connection``. ConnectError if it cannot be had."""
+        if self._control is None:
+            raise ConnectError("no worker can be started at the moment; try again")
+        number = next(self._numbers)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        spawned: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        self._spawning[number] = (spawned, ours)
+        message = msgpack.packb({"id": number, "assignment": asdict(assignment)})
+        assert len(message) <= MESSAGE_SIZE_MAX
+        try:
+            with theirs:
+                socket.send_fds(self._control, [message], [connection.fileno(), theirs.fileno()])
+            return await spawned
+        except OSError as error:
+            self._spawning.pop(number)[1].close()
+            raise ConnectError(f"no worker could be started: {error}; try again") from None
+
+    async def stop(self) -> None:
+        """End every worker and the zygote; those that do not go in time are killed by their pid."""
+        self._closing = True
+        if self._restart is not None:
+            self._restart.cancel()
+        workers = list(self._workers.values())
+        for worker in workers:
+            worker.dismiss()
+        try:
+            async with asyncio.timeout(WORKER_STOP_TIMEOUT_S):
+                for worker in workers:
+                    await worker.ended
+        except TimeoutError:
+            for worker in workers:
+                if not worker.ended.done():
+                    os.kill(worker.pid, signal.SIGKILL)
+        self._drop_zygote()
+
+    def _drop_zygote(self) -> None:
+        if self._control is not None:
+            asyncio.get_running_loop().remove_reader(self._control)
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            try:
+                self._process.wait(WORKER_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    def _control_readable(self) -> None:
+        """A packet from the zygote, or its end."""
+        assert self._control is not None
+        try:
+            message = self._control.recv(MESSAGE_SIZE_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            message = b""
+        if not message:
+            self._zygote_died()
+            return
+        match msgpack.unpackb(message):
+            case {"ready": _} if self._ready is not None and not self._ready.done():
+                self._ready.set_result(None)
+            case {"spawned": number, "pid": pid}:
+                self._spawned(number, pid)
+            case {"exited": pid, "code": code}:
+                self._exited(pid, code)
+
+    def _zygote_died(self) -> None:
+        """Workers live on; a new zygote takes the place of the old one."""
+        self._drop_zygote()
+        was_ready = self._ready is not None and self._ready.done()
+        error = ConnectError("the zygote died; its log has the reason")
+        if self._ready is not None and not was_ready:
+            self._ready.set_exception(error)
+        for future, lifeline in self._spawning.values():
+            lifeline.close()
+            if not future.done():
+                future.set_exception(error)
+        self._spawning.clear()
+        if was_ready and not self._closing:
+            log.warning("! the zygote died and is started again")
+            self._restart = asyncio.get_running_loop().create_task(self._start_again())
+
+    async def _start_again(self) -> None:
+        try:
+            await self.start()
+        except BitfusionError as error:
+            log.error("! no more sessions can be opened: %s", error)
+
+    def _spawned(self, number: int, pid: int) -> None:
+        spawned, lifeline = self._spawning.pop(number)
+        worker = self._workers[pid] = Worker(pid, lifeline)
+        asyncio.get_running_loop().add_reader(lifeline, self._lifeline_readable, worker)
+        if spawned.done():  # whoever asked has given up
+            worker.dismiss()
+        else:
+            spawned.set_result(worker)
+
+    def _exited(self, pid: int, code: int | None) -> None:
+        worker = self._workers.pop(pid, None)
+        if worker is None:
+            return
+        if worker.lifeline.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(worker.lifeline)
+            worker.lifeline.close()
+        if not worker.ended.done():
+            worker.ended.set_result(code)
+
+    def _lifeline_readable(self, worker: Worker) -> None:
+        """A worker's end of its lifeline has closed: it is dead, or dying; its status comes from the zygote."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(worker.lifeline)
+        loop.call_later(STATUS_TIMEOUT_S, self._exited, worker.pid, None)

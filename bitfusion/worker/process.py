@@ -1,0 +1,148 @@
+"""One worker process from fork to exit: opens its device, welcomes the client, serves it, and leaves nothing behind.
+
+Watches two descriptors from a thread of its own, because the loop may be inside a long kernel: the client's connection and
+the daemon's lifeline. When either ends, running kernels are aborted; a worker that cannot stop is ended by force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from bitfusion import limits
+from bitfusion.device.base import Device
+from bitfusion.device.open import open_device
+from bitfusion.errors import BitfusionError, DeviceError
+from bitfusion.session.hello import Welcome
+from bitfusion.session.server import ServerSession
+from bitfusion.transport.address import prepare
+from bitfusion.types import DeviceSpec
+from bitfusion.version import WIRE_VERSION
+from bitfusion.wire.connection import Connection
+from bitfusion.wire.states import Role, State
+from bitfusion.worker.executor import Executor
+from bitfusion.worker.kernels import Kernels
+from bitfusion.worker.memory import SessionMemory
+from bitfusion.worker.service import Service
+
+log = logging.getLogger(__name__)
+
+RANGE_FACTOR = 4
+"""Addresses reserved per byte of lease: room for the client's allocator to live with fragmentation. Addresses cost nothing."""
+
+STOP_TIMEOUT_S = 5.0
+"""How long a worker may take to end after its client or its daemon has gone; a kernel's abort takes milliseconds."""
+
+EXIT_OK, EXIT_DEVICE, EXIT_STUCK = 0, 71, 72
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What the daemon tells a worker: whom to serve and with what."""
+
+    session_id: str
+    spec: dict[str, str | int]
+    memory_limit: int
+    cache_dir: str | None
+
+
+def work(assignment: Assignment, connection: socket.socket, lifeline: int) -> int:
+    """Serve one session; the exit code of the process."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    connection.setblocking(False)
+    prepare(connection)
+    return uvloop.run(_serve(assignment, connection, lifeline))
+
+
+async def _serve(assignment: Assignment, connection: socket.socket, lifeline: int) -> int:
+    session = ServerSession(Connection(Role.SERVER, state=State.GREETED))
+    try:
+        device, memory = _open(assignment)
+    except DeviceError as error:
+        log.exception("! session %s: the device did not open", assignment.session_id)
+        connection.setblocking(True)
+        connection.sendall(b"".join(session.fail(0, error)))
+        return EXIT_DEVICE
+    executor = Executor(device, memory, Kernels(_cache_dir(assignment, "kernels")), session.metrics)
+    service = Service(session, executor)
+    watch = Watch(device, connection.fileno(), lifeline)
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: service.stream, connection)
+    service.stream.send(session.welcome(_welcome(assignment, device, memory)))
+    log.info("session %s opened on %s", assignment.session_id, device.spec.name)
+    await service.closed.wait()
+    watch.stop()
+    _close(device)
+    log.info("session %s ended: %s", assignment.session_id, session.metrics)
+    return EXIT_OK
+
+
+def _open(assignment: Assignment) -> tuple[Device, SessionMemory]:
+    spec = DeviceSpec(**assignment.spec)  # type: ignore[arg-type]
+    device = open_device(spec, cache_dir=_cache_dir(assignment, "objects"))
+    limit = assignment.memory_limit // limits.MEMORY_CHUNK_SIZE * limits.MEMORY_CHUNK_SIZE
+    size = max(limit * RANGE_FACTOR, limits.GIB)
+    return device, SessionMemory(device, device.reserve(size), size, limit)
+
+
+def _cache_dir(assignment: Assignment, name: str) -> Path | None:
+    return None if assignment.cache_dir is None else Path(assignment.cache_dir) / name
+
+
+def _welcome(assignment: Assignment, device: Device, memory: SessionMemory) -> Welcome:
+    return Welcome(
+        session_id=assignment.session_id,
+        version=WIRE_VERSION,
+        device=device.info,
+        memory_base=memory.base,
+        memory_size=memory.size,
+        memory_limit=memory.limit,
+    )
+
+
+def _close(device: Device) -> None:
+    try:
+        device.close()
+    except BitfusionError as error:  # a poisoned context refuses to close; the process's end frees it
+        log.info("the device was closed by force: %s", error)
+
+
+class Watch:
+    """Notices from a thread that the client or the daemon has gone."""
+
+    def __init__(self, device: Device, connection: int, lifeline: int) -> None:
+        self._device = device
+        self._connection = os.dup(connection)
+        self._lifeline = lifeline
+        self._stopped = threading.Event()
+        self._wake, self._waker = os.pipe()
+        threading.Thread(target=self._watch, name="bitfusion-watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """The session has ended in order."""
+        self._stopped.set()
+        os.close(self._waker)
+
+    def _watch(self) -> None:
+        poll = select.poll()
+        poll.register(self._connection, select.POLLRDHUP)
+        poll.register(self._lifeline, 0)  # POLLHUP, which is always reported
+        poll.register(self._wake, 0)
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if self._stopped.is_set():
+            return
+        self._device.abort()
+        if self._lifeline in ready:
+            log.info("the daemon has gone, so has this worker")
+            os._exit(EXIT_OK)
+        if not self._stopped.wait(STOP_TIMEOUT_S):
+            log.warning("! the device did not stop within %.0f s of its client's end", STOP_TIMEOUT_S)
+            os._exit(EXIT_STUCK)

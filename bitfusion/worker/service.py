@@ -1,0 +1,193 @@
+"""The worker's message loop: what arrives on the stream is executed in order, what must be answered is answered.
+
+Strictly sequential: an operation is executed before the next one is looked at, and nothing more is read while an answer is
+not fully sent, so device memory can be sent from where it lies. Owns the order and the failures; not the operations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+from bitfusion.errors import BitfusionError, DeviceError, KernelError
+from bitfusion.session.server import Batch, Request, ServerSession
+from bitfusion.transport.stream import StreamProtocol
+from bitfusion.types import FunctionInfo
+from bitfusion.wire.connection import PayloadEnd
+from bitfusion.wire.operations import Opcode
+from bitfusion.worker.executor import STREAM_WORK, Executor
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """One session on one stream. ``closed`` is set once the connection is gone."""
+
+    def __init__(self, session: ServerSession, executor: Executor) -> None:
+        self.session = session
+        self.stream = StreamProtocol(self)
+        self.over = False
+        self.closed = asyncio.Event()
+        self._executor = executor
+        self._pieces: Iterator[tuple[memoryview, bool]] | None = None
+        self._reading = 0  # the request that ``_pieces`` answers
+        self._write: tuple[int, int, int] | None = None  # stream, address, size of the payload being received
+
+    # Peer
+
+    def get_buffer(self) -> memoryview:
+        return self.session.get_buffer()
+
+    def buffer_updated(self, count: int) -> None:
+        self.session.buffer_updated(count)
+        self._run()
+
+    def drained(self) -> None:
+        self._run()
+
+    def lost(self, error: OSError | None) -> None:
+        self.over = True
+        self.closed.set()
+
+    # the loop
+
+    def _run(self) -> None:
+        if self.over:
+            return
+        try:
+            while not self.stream.paused and not self.session.ended and self._step():
+                pass
+        except BitfusionError as error:
+            self._break(error)
+        except Exception:
+            log.exception("! a fault of the worker's own ends the session")
+            self._break(BitfusionError("the worker failed on an operation it should have managed; its log has the reason"))
+        if self.over or self.session.ended:
+            self.stream.close()
+        elif self.stream.paused:
+            self.stream.pause_reading()
+        else:
+            self.stream.resume_reading()
+
+    def _step(self) -> bool:
+        """Do one thing; whether there was one."""
+        if self._pieces is not None:
+            self._send_piece()
+            return True
+        event = self.session.next_event()
+        match event:
+            case Batch():
+                self._post(event)
+            case Request() if event.number:
+                self._call(event)
+            case Request():
+                self._begin_write(event)
+            case PayloadEnd():
+                self._end_write()
+            case None:
+                return False
+        return True
+
+    def _post(self, batch: Batch) -> None:
+        session, executor = self.session, self._executor
+        for operation in batch.operations:
+            try:
+                if session.failure is None or not (isinstance(operation, tuple) and operation[:1] and operation[0] in STREAM_WORK):
+                    executor.post(operation)
+            except (DeviceError, KernelError) as error:
+                session.posted_failed(error, executor.describe(operation))
+        self.stream.send(session.executed(len(batch.operations)))
+
+    def _call(self, request: Request) -> None:
+        failure = self.session.take_failure()
+        if failure is not None:
+            self.stream.send(self.session.fail(request.number, failure))
+            return
+        try:
+            value = self._executor.call(request.opcode, request.stream, request.fields)
+        except (DeviceError, KernelError) as error:
+            self._call_failed(request, error)
+            return
+        if request.opcode == Opcode.READ:
+            self._begin_read(request, value)
+        else:
+            self.stream.send(self.session.reply(request.number, _plain(value)))
+
+    def _call_failed(self, request: Request, error: BitfusionError) -> None:
+        """The call's own failure; a kernel fault found by a call poisons the session as one found by posted work."""
+        self.session.posted_failed(error, Opcode(request.opcode).name.lower())
+        self.session.take_failure()
+        self.stream.send(self.session.fail(request.number, error))
+
+    # device to host
+
+    def _begin_read(self, request: Request, pieces: object) -> None:
+        size = request.fields[1]
+        assert isinstance(pieces, Iterator) and isinstance(size, int)
+        self._reading = request.number
+        self._pieces = _with_more(pieces, size)
+
+    def _send_piece(self) -> None:
+        assert self._pieces is not None
+        try:
+            piece, more = next(self._pieces)
+        except StopIteration:
+            self._pieces = None
+        except DeviceError as error:
+            self._pieces = None
+            self.session.posted_failed(error, "read")
+            self.session.take_failure()
+            self.stream.send(self.session.fail(self._reading, error))
+        else:
+            self.stream.send(self.session.reply_piece(self._reading, piece, more=more))
+
+    # host to device
+
+    def _begin_write(self, request: Request) -> None:
+        (address,) = request.fields
+        assert isinstance(address, int)
+        if self.session.failure is None:
+            try:
+                buffer = self._executor.write_buffer(request.stream, address, request.payload_size)
+            except DeviceError as error:
+                self.session.posted_failed(error, f"write({address:#x}, {request.payload_size} bytes)")
+            else:
+                self._write = (request.stream, address, request.payload_size)
+                self.session.receive_into(buffer)
+                return
+        self.session.discard_payload()
+
+    def _end_write(self) -> None:
+        if self._write is None:
+            return
+        (stream, address, size), self._write = self._write, None
+        try:
+            self._executor.write_commit(stream, address, size)
+        except DeviceError as error:
+            self.session.posted_failed(error, f"write({address:#x}, {size} bytes)")
+
+    # the end
+
+    def _break(self, error: BitfusionError) -> None:
+        """The session cannot go on: say why, and hang up."""
+        log.warning("! %s", error)
+        self.over, self._pieces = True, None
+        if not self.session.ended:
+            self.stream.send(self.session.fail(0, error))
+        self.stream.close()
+
+
+def _with_more(pieces: Iterator[memoryview], size: int) -> Iterator[tuple[memoryview, bool]]:
+    """Each piece of ``size`` bytes in all, with whether more follow."""
+    sent = 0
+    for piece in pieces:
+        sent += piece.nbytes
+        yield piece, sent < size
+
+
+def _plain(value: object) -> object:
+    """A reply's value as msgpack can carry it."""
+    if isinstance(value, FunctionInfo):
+        return {name: getattr(value, name) for name in FunctionInfo.__slots__}
+    return value

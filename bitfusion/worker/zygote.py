@@ -1,0 +1,116 @@
+"""The zygote: a process that has imported the compilers once and forks a worker for every lease in milliseconds.
+
+The daemon asks over a socket pair (one msgpack message a packet, descriptors beside it); the zygote answers with the worker's pid and
+later with its exit status. It opens no device, starts no thread and keeps none of the descriptors it passes on. When the
+daemon goes, the zygote goes; the workers notice by their own lifelines.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+from typing import cast
+
+import msgpack
+
+from bitfusion.worker.process import Assignment, work
+
+MESSAGE_SIZE_MAX = 64 * 1024
+"""One request: a hello (16 KiB at most) with the lease around it."""
+
+
+class Zygote:
+    """Forks workers as the daemon asks, and reports their ends."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(control, selectors.EVENT_READ)
+
+    def run(self) -> None:
+        """Serve until the daemon closes its end."""
+        self._send({"ready": os.getpid()})
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._control:
+                    if not self._serve():
+                        return
+                else:
+                    self._reap(key.fd, key.data)
+
+    def _serve(self) -> bool:
+        message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_SIZE_MAX, 2)
+        if not message:
+            return False
+        request = msgpack.unpackb(message)
+        connection, lifeline = descriptors
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(Assignment(**request["assignment"]), connection, lifeline)
+        os.close(connection)
+        os.close(lifeline)
+        self._selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
+        self._send({"spawned": request["id"], "pid": pid})
+        return True
+
+    def _become_worker(self, assignment: Assignment, connection: int, lifeline: int) -> None:
+        """In the child: drop what is the zygote's, serve the session, and never return."""
+        code = 70
+        try:
+            for key in list(self._selector.get_map().values()):
+                if key.fileobj is not self._control:
+                    os.close(key.fd)
+            self._selector.close()
+            self._control.close()
+            gc.enable()
+            code = work(assignment, socket.socket(fileno=connection), lifeline)
+        except BaseException:
+            logging.getLogger(__name__).exception("! the worker failed")
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _reap(self, descriptor: int, pid: int) -> None:
+        self._selector.unregister(descriptor)
+        os.close(descriptor)
+        _, status = os.waitpid(pid, 0)
+        self._send({"exited": pid, "code": os.waitstatus_to_exitcode(status)})
+
+    def _send(self, message: dict[str, int]) -> None:
+        try:
+            self._control.send(cast(bytes, msgpack.packb(message)))
+        except OSError:
+            sys.exit(0)  # the daemon has gone; nobody is left to tell
+
+
+def warm(kinds: list[str]) -> None:
+    """Import and prepare all that workers of these device kinds need, so that they share its memory."""
+    from bitfusion.device.open import warm as warm_device
+
+    for kind in kinds:
+        warm_device(kind)
+    if set(kinds) != {"null"}:
+        from bitfusion.kernels.compiler import warm as warm_compiler
+
+        warm_compiler()
+
+
+def main() -> None:
+    """``python -m bitfusion.worker.zygote FD LEVEL KIND...``, started by the daemon."""
+    descriptor, level, *kinds = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the daemon, which ends us in order
+    logging.basicConfig(level=level, format="%(asctime)s %(process)d %(name)s %(message)s")
+    warm(kinds)
+    gc.collect()
+    gc.freeze()  # a collection in a worker would otherwise touch, and so copy, every page it shares
+    gc.disable()
+    Zygote(socket.socket(fileno=int(descriptor))).run()
+
+
+if __name__ == "__main__":
+    main()
