@@ -1,0 +1,286 @@
+"""Both ends of a session joined in memory: batches, calls, credits, sticky failures, breaches."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitfusion import limits
+from bitfusion.errors import (
+    BitfusionError,
+    ConnectionLostError,
+    InvalidValueError,
+    KernelFaultError,
+    LaunchError,
+    RemoteProtocolError,
+    SessionClosedError,
+)
+from bitfusion.session.client import ClientSession
+from bitfusion.session.hello import Hello, Welcome, decode_hello, decode_welcome, encode_hello, encode_welcome
+from bitfusion.session.server import Batch, Request, ServerSession
+from bitfusion.types import DeviceInfo
+from bitfusion.wire import codec
+from bitfusion.wire.connection import PayloadEnd
+from bitfusion.wire.frames import Kind, encode_header
+from bitfusion.wire.operations import Opcode
+
+DEVICE = DeviceInfo("null", "nothing", "GPU-0", 1 << 30, (8, 0), {"WARP_SIZE": 32})
+WELCOME = Welcome("cafe", 1, DEVICE, 1 << 45, 1 << 32, 1 << 30, credit_count=8)
+
+
+def deliver(buffers, end) -> None:
+    data = memoryview(b"".join(bytes(buffer) for buffer in buffers))
+    while len(data):
+        buffer = end.get_buffer()
+        count = min(len(buffer), len(data))
+        buffer[:count] = data[:count]
+        end.buffer_updated(count)
+        data = data[count:]
+
+
+def opened() -> tuple[ClientSession, ServerSession]:
+    client, server = ClientSession(), ServerSession()
+    deliver(client.hello(Hello(user="ada", gpus=1, fraction=0.5)), server)
+    assert server.hello() == Hello(user="ada", gpus=1, fraction=0.5)
+    deliver(server.welcome(WELCOME), client)
+    assert client.welcome == WELCOME
+    return client, server
+
+
+def events(server: ServerSession) -> list:
+    found = []
+    while (event := server.next_event()) is not None:
+        found.append(event)
+    return found
+
+
+def test_posted_operations_travel_together_and_before_the_call():
+    client, server = opened()
+    client.post(Opcode.ALLOCATE, 0, 1 << 45, 64)
+    client.post(Opcode.FILL, 2, 1 << 45, 64, b"\0")
+    call = client.call(Opcode.SYNCHRONIZE, 2, 0)
+    deliver(client.data_to_send(), server)
+    batch, request = events(server)
+    assert batch == Batch(((1, 0, 1 << 45, 64), (6, 2, 1 << 45, 64, b"\0")))
+    assert request == Request(Opcode.SYNCHRONIZE, 2, (0,), call.request, 0)
+    assert not call.done
+    deliver(server.reply(request.number, {"x": 1}), client)
+    assert call.done and call.result() == {"x": 1}
+
+
+def test_a_read_arrives_piece_by_piece_in_the_callers_memory():
+    client, server = opened()
+    target = bytearray(10)
+    call = client.call(Opcode.READ, 0, 1 << 45, 10, into=memoryview(target))
+    deliver(client.data_to_send(), server)
+    (request,) = events(server)
+    deliver(server.reply_piece(request.number, memoryview(b"01234"), more=True), client)
+    assert not call.done
+    deliver(server.reply_piece(request.number, memoryview(b"56789"), more=False), client)
+    assert call.done and target == b"0123456789"
+
+
+@pytest.mark.parametrize(("sizes", "words"), [((5, 6), "more than"), ((5,), "less than")])
+def test_a_read_of_the_wrong_size_ends_the_session(sizes, words):
+    client, server = opened()
+    call = client.call(Opcode.READ, 0, 1 << 45, 10, into=memoryview(bytearray(10)))
+    deliver(client.data_to_send(), server)
+    (request,) = events(server)
+    for index, size in enumerate(sizes):
+        deliver(server.reply_piece(request.number, memoryview(bytes(size)), more=index + 1 < len(sizes)), client)
+    with pytest.raises(RemoteProtocolError, match=words):
+        call.result()
+    with pytest.raises(RemoteProtocolError):
+        client.post(Opcode.RELEASE, 0, 1)
+
+
+def test_an_abandoned_calls_answer_is_dropped():
+    client, server = opened()
+    target = bytearray(4)
+    call = client.call(Opcode.READ, 0, 1 << 45, 4, into=memoryview(target))
+    later = client.call(Opcode.SYNCHRONIZE, 0, 0)
+    deliver(client.data_to_send(), server)
+    read, synchronize = events(server)
+    client.abandon(call)
+    deliver(server.reply_piece(read.number, memoryview(b"late"), more=False), client)
+    deliver(server.reply(synchronize.number), client)
+    assert later.done and not call.done and target == bytes(4)
+
+
+def test_an_answer_nobody_asked_for_ends_the_session():
+    client, server = opened()
+    deliver(server.reply(77), client)
+    with pytest.raises(RemoteProtocolError, match="77"):
+        client.call(Opcode.SYNCHRONIZE, 0, 0)
+
+
+def test_payloads_travel_in_frames_of_their_own():
+    client, server = opened()
+    payload = memoryview(bytearray(b"abcd" * 1000))
+    client.post_payload(Opcode.WRITE_PAYLOAD, 5, 1 << 45, payload=payload)
+    buffers = client.data_to_send()
+    assert buffers[-1] is payload
+    deliver(buffers[:1], server)
+    request = server.next_event()
+    assert (request.opcode, request.stream, request.fields, request.payload_size) == (4, 5, (1 << 45,), 4000)
+    target = bytearray(4000)
+    server.receive_into(memoryview(target))
+    deliver(buffers[1:], server)
+    assert isinstance(server.next_event(), PayloadEnd) and target == payload
+
+
+def test_credits_hold_the_client_back_until_the_worker_gives_them_back():
+    client, server = opened()
+    for number in range(20):
+        client.post(Opcode.RELEASE, 0, number)
+    call = client.call(Opcode.SYNCHRONIZE, 0, 0)
+    seen = 0
+    while not call.done:
+        deliver(client.data_to_send(), server)
+        for event in events(server):
+            if isinstance(event, Batch):
+                assert len(event.operations) <= WELCOME.credit_count
+                seen += len(event.operations)
+                deliver(server.executed(len(event.operations)), client)
+            else:
+                deliver(server.reply(event.number), client)
+    assert seen == 20
+
+
+def test_a_client_over_its_credit_breaks_the_protocol():
+    _, server = opened()
+    batch = codec.pack([[Opcode.RELEASE, 0, number] for number in range(9)])
+    with pytest.raises(RemoteProtocolError, match="over the credit of 8"):
+        deliver([encode_header(Kind.POST, metadata_size=len(batch)) + batch], server)
+        server.next_event()
+
+
+def test_the_first_failure_is_kept_and_reported_once_with_its_operation():
+    _, server = opened()
+    server.posted_failed(LaunchError("too many threads"), "launch of f")
+    server.posted_failed(InvalidValueError("later"), "fill")
+    failure = server.take_failure()
+    assert isinstance(failure, LaunchError) and failure.operation == "launch of f"
+    assert server.take_failure() is None
+
+
+def test_a_kernel_fault_outranks_and_stays():
+    _, server = opened()
+    server.posted_failed(LaunchError("x"), "launch of f")
+    server.posted_failed(KernelFaultError("illegal address"), "launch of g")
+    assert server.poisoned
+    assert isinstance(server.take_failure(), KernelFaultError)
+    assert isinstance(server.take_failure(), KernelFaultError)
+
+
+def test_a_failure_of_a_call_is_that_calls():
+    client, server = opened()
+    bad, good = client.call(Opcode.SYNCHRONIZE, 0, 0), client.call(Opcode.MEMORY_INFO, 0)
+    deliver(client.data_to_send(), server)
+    first, second = events(server)
+    deliver(server.fail(first.number, LaunchError("no", operation="launch of f")), client)
+    deliver(server.reply(second.number, [1, 2]), client)
+    with pytest.raises(LaunchError, match="no"):
+        bad.result()
+    assert good.result() == (1, 2)
+
+
+def test_the_end_reaches_every_call_and_everything_later():
+    client, _ = opened()
+    calls = [client.call(Opcode.SYNCHRONIZE, 0, 0) for _ in range(3)]
+    client.end(ConnectionLostError("cut"))
+    for call in calls:
+        with pytest.raises(ConnectionLostError):
+            call.result()
+    with pytest.raises(ConnectionLostError):
+        client.post(Opcode.RELEASE, 0, 1)
+    assert client.goodbye() == []
+
+
+def test_a_refusal_ends_the_session_before_it_opened():
+    client, server = ClientSession(), ServerSession()
+    deliver(client.hello(Hello()), server)
+    server.hello()
+    deliver(server.fail(0, BitfusionError("full")), client)
+    assert client.error is not None and client.error.message == "full"
+    with pytest.raises(BitfusionError, match="full"):
+        _ = client.welcome
+
+
+def test_before_the_hello_is_answered_there_is_no_welcome():
+    with pytest.raises(SessionClosedError):
+        _ = ClientSession().welcome
+
+
+def test_full_and_wake():
+    client, _ = opened()
+    woken = []
+    client.wake = lambda: woken.append(1)
+    client.post(Opcode.RELEASE, 0, 1)
+    assert woken == [1] and client.queued == 1 and not client.full
+    client.wake = None
+    while not client.full:
+        client.post(Opcode.RELEASE, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "kind", "request_number", "fields", "payload_size", "words"),
+    [
+        (Opcode.SYNCHRONIZE, Kind.POST, 0, [0], 0, "came as a POST"),
+        (Opcode.ALLOCATE, Kind.CALL, 1, [1, 1], 0, "came as a CALL"),
+        (Opcode.SYNCHRONIZE, Kind.CALL, 0, [0], 0, "request 0"),
+        (Opcode.ALLOCATE, Kind.POST, 0, [1, 1], 0, "travels in a batch"),
+        (Opcode.WRITE_PAYLOAD, Kind.POST, 0, [1], 0, "carries 1 to"),
+        (Opcode.WRITE_PAYLOAD, Kind.POST, 0, [1], limits.CHUNK_SIZE + 1, "carries 1 to"),
+        (Opcode.ALLOCATE, Kind.POST, 0, [1, 1], 5, "travels in a batch"),
+        (0x7F, Kind.POST, 0, [], 0, "not known"),
+        (0xF0, Kind.CALL, 1, [], 0, "not known"),
+        (Opcode.READ, Kind.CALL, 1, [1, 0], 0, "size must be in"),
+    ],
+)
+def test_a_malformed_operation_is_the_clients_breach(opcode, kind, request_number, fields, payload_size, words):
+    _, server = opened()
+    metadata = codec.pack(fields)
+    head = encode_header(
+        kind, opcode=opcode, request=request_number, metadata_size=len(metadata), payload_size=payload_size
+    )
+    with pytest.raises(RemoteProtocolError, match=words):
+        deliver([head + metadata], server)
+        server.next_event()
+
+
+@pytest.mark.parametrize("metadata", [{"a": 1}, 7, [[]] * (limits.BATCH_COUNT_MAX + 1)])
+def test_a_malformed_batch_is_the_clients_breach(metadata):
+    _, server = opened()
+    packed = codec.pack(metadata)
+    with pytest.raises(RemoteProtocolError, match="batch"):
+        deliver([encode_header(Kind.POST, metadata_size=len(packed)) + packed], server)
+        server.next_event()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gpus": "1"},
+        {"gpus": True},
+        {"memory": 1.5},
+        {"fraction": "half"},
+        {"fraction": float("nan")},
+        {"user": "x" * 300},
+        {"user": 7},
+        {"token": 3},
+        {"versions": 1},
+        {"versions": ["a"]},
+        {"pid": 2**70},
+    ],
+)
+def test_a_hello_is_checked_field_by_field(changes):
+    plain = encode_hello(Hello()) | changes
+    with pytest.raises(RemoteProtocolError, match=next(iter(changes))):
+        decode_hello({key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})
+
+
+def test_newer_peers_may_say_more():
+    plain = codec.unpack(codec.pack(encode_hello(Hello()) | {"newer": 1}))
+    assert decode_hello(plain) == Hello()
+    again = decode_welcome(codec.unpack(codec.pack(encode_welcome(WELCOME) | {"newer": 1})))
+    assert again.extra == {"newer": 1}
