@@ -1,12 +1,16 @@
-"""Plain data that more than one layer speaks of: devices, functions, launch shapes. Owns no behaviour.
+"""Plain data that more than one layer speaks of: devices, functions, launch shapes, sizes as text. No behaviour.
 
-Everything here can be turned into plain values for the wire with ``dataclasses.asdict`` and made again with ``cls(**values)``.
+The classes turn into plain values for the wire with ``dataclasses.asdict`` and are made again with ``cls(**values)``.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TypeAlias
+
+from bitfusion.errors import ConfigError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -32,7 +36,7 @@ class DeviceSpec:
 class DeviceInfo:
     """The one snapshot of a device's properties a client gets in the welcome, so that queries need no round trip.
 
-    ``attributes`` maps CUDA's ``CUdevice_attribute`` names without prefix, in capitals (``MAX_THREADS_PER_BLOCK``), to integers.
+    ``attributes`` maps ``CUdevice_attribute`` names without prefix, in capitals (``MAX_THREADS_PER_BLOCK``), to integers.
     """
 
     kind: str
@@ -58,3 +62,35 @@ class FunctionInfo:
     local_size: int
     constant_size: int
     threads_max: int
+
+
+SIZE_MAX = 1 << 48
+"""Bytes: more than any device or machine can address (x86-64 user space is 2**47); beyond it a number is a slip."""
+
+_SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([KMGT]?)(|I|B|IB)")
+_UNITS = "KMGT"
+
+
+def parse_size(text: str) -> int:
+    """Bytes in ``text``: ``4096``, ``512MiB``, ``2G``, ``1.5GiB``; ConfigError says what is wrong.
+
+    K, M, G, T and KiB, MiB, ... are powers of 1024, KB, MB, ... powers of 1000, as in GNU coreutils' ``--block-size``.
+    """
+    match = _SIZE.fullmatch(text.strip().upper())
+    if match is None or (match[3].startswith("I") and not match[2]):
+        raise ConfigError(f"{text[:40]!r} is not a size; write bytes, or a number with a unit such as 512MiB, 8GiB or 2G")
+    base = 1000 if match[3] == "B" else 1024
+    power = _UNITS.index(match[2]) + 1 if match[2] else 0
+    size = int(Decimal(match[1]) * base**power)
+    if size > SIZE_MAX:
+        raise ConfigError(f"the size {text[:40]!r} is over {format_size(SIZE_MAX)}, more than any device has")
+    return size
+
+
+def format_size(size: int) -> str:
+    """``size`` bytes in the largest binary unit that leaves at least 1 before the point: ``512 MiB``, ``1.5 GiB``."""
+    if size < 1024:
+        return f"{size} bytes"
+    power = min((size.bit_length() - 1) // 10, len(_UNITS))
+    number = f"{size / 1024**power:.2f}".rstrip("0").rstrip(".")
+    return f"{number} {_UNITS[power - 1]}iB"

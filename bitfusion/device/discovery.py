@@ -1,0 +1,142 @@
+"""Which GPUs an appliance offers: reads the ``--devices`` option and looks for NVIDIA GPUs.
+
+Runs in the daemon, so it asks NVML (which opens no CUDA context) and never CUDA. Opens no device: workers do that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+from typing import Any
+
+from bitfusion.errors import ConfigError
+from bitfusion.limits import GIB, MEMORY_CHUNK_SIZE
+from bitfusion.types import DeviceSpec, format_size, parse_size
+
+log = logging.getLogger(__name__)
+
+VIRTUAL_COUNT_MAX = 64
+"""Virtual GPUs of one appliance: each worker of one brings a thread per core."""
+
+VIRTUAL_MEMORY_DEFAULT = 4 * GIB
+"""Memory of a virtual GPU nobody has sized, where the machine has twice as much."""
+
+NULL_MEMORY = 64 * GIB
+"""What the null device claims to have; it holds nothing. More than any virtual GPU, so that packing takes it last."""
+
+FORM = "write auto, cuda, null, virtual or virtual:COUNTxMEMORY (such as virtual:2x4GiB), several with commas between"
+
+_VIRTUAL = re.compile(r"([0-9]{1,9})x(.+)", re.IGNORECASE)
+
+
+def discover(spec: str) -> list[DeviceSpec]:
+    """The devices that ``spec`` names, in its order; ConfigError says what is wrong with it.
+
+    ``auto`` is the machine's NVIDIA GPUs, or one virtual GPU where there are none.
+    """
+    devices: list[DeviceSpec] = []
+    for part in spec.split(","):
+        found = _devices(part.strip(), spec)
+        if any(device.kind == found[0].kind for device in devices):
+            raise ConfigError(f"--devices {spec!r} names {found[0].kind} GPUs twice; {FORM}")
+        devices += found
+    return devices
+
+
+def _devices(part: str, spec: str) -> list[DeviceSpec]:
+    kind, colon, rest = part.partition(":")
+    match kind, colon:
+        case "auto", "":
+            gpus, reason = find_gpus()
+            if not gpus:
+                log.info("no NVIDIA GPUs (%s): a virtual GPU takes their place", reason)
+            return gpus or virtual_gpus(1, virtual_memory_default())
+        case "cuda", "":
+            gpus, reason = find_gpus()
+            if not gpus:
+                raise ConfigError(
+                    f"--devices {spec!r}: no NVIDIA GPU can be offered: {reason}; --devices auto offers a virtual one"
+                )
+            return gpus
+        case "null", "":
+            return [DeviceSpec("null", 0, "Null device", "GPU-null-0000", NULL_MEMORY)]
+        case "virtual", "":
+            return virtual_gpus(1, virtual_memory_default())
+        case "virtual", ":":
+            return _sized_virtual(rest, spec)
+        case _:
+            raise ConfigError(f"--devices {spec!r}: {part!r} is not known; {FORM}")
+
+
+def _sized_virtual(text: str, spec: str) -> list[DeviceSpec]:
+    """``COUNTxMEMORY`` as virtual GPUs."""
+    match = _VIRTUAL.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"--devices {spec!r}: {text!r} is not COUNTxMEMORY; {FORM}")
+    count, size = int(match[1]), parse_size(match[2]) // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
+    if not 1 <= count <= VIRTUAL_COUNT_MAX:
+        raise ConfigError(f"--devices {spec!r}: an appliance has 1 to {VIRTUAL_COUNT_MAX} virtual GPUs, not {count}")
+    if not size:
+        raise ConfigError(
+            f"--devices {spec!r}: a virtual GPU needs at least {format_size(MEMORY_CHUNK_SIZE)} of memory"
+        )
+    return virtual_gpus(count, size)
+
+
+def virtual_gpus(count: int, memory_size: int) -> list[DeviceSpec]:
+    """``count`` virtual GPUs with ``memory_size`` bytes each; the same numbers give the same names."""
+    return [
+        DeviceSpec("virtual", index, "Virtual GPU", f"GPU-virtual-{index:04d}", memory_size) for index in range(count)
+    ]
+
+
+def virtual_memory_default() -> int:
+    """VIRTUAL_MEMORY_DEFAULT, or half of a smaller machine's memory."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(VIRTUAL_MEMORY_DEFAULT, machine // 2 // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE)
+
+
+def find_gpus() -> tuple[list[DeviceSpec], str]:
+    """The NVIDIA GPUs that can be offered, and where there are none, why."""
+    try:
+        nvml: Any = importlib.import_module(
+            "pynvml"
+        )  # of nvidia-ml-py: it has no types, and only an appliance needs it
+    except ImportError:
+        return [], "the package nvidia-ml-py is not installed (pip install 'bitfusion[cuda]')"
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        return [], f"NVML: {error}"
+    try:
+        return _list_gpus(nvml)
+    except nvml.NVMLError as error:
+        return [], f"NVML: {error}"
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _list_gpus(nvml: Any) -> tuple[list[DeviceSpec], str]:
+    """Every GPU that NVML lists and MIG does not split: the parts are devices of their own, which CUDA opens differently."""
+    devices, reasons = [], []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        name = nvml.nvmlDeviceGetName(handle)
+        if _mig_enabled(nvml, handle):
+            reasons.append(f"GPU {index} ({name}) is in MIG mode, which this version does not lease")
+            continue
+        size = nvml.nvmlDeviceGetMemoryInfo(handle).total
+        devices.append(DeviceSpec("cuda", index, name, nvml.nvmlDeviceGetUUID(handle), size))
+    for reason in reasons:
+        log.warning("! %s", reason)
+    return devices, "; ".join(reasons) or "NVML lists none"
+
+
+def _mig_enabled(nvml: Any, handle: object) -> bool:
+    try:
+        current, _pending = nvml.nvmlDeviceGetMigMode(handle)
+    except nvml.NVMLError_NotSupported:
+        return False
+    return bool(current == nvml.NVML_DEVICE_MIG_ENABLE)
