@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bitfusion import limits
 from bitfusion.errors import BitfusionError, DeadlineError, RemoteProtocolError, VersionMismatchError, WorkerDiedError
-from bitfusion.pool.lease import Lease
+from bitfusion.pool.lease import Lease, LeaseEvent
 from bitfusion.pool.pool import Pool
 from bitfusion.pool.request import LeaseRequest
 from bitfusion.server.workers import Worker, Workers
@@ -127,9 +127,11 @@ class Server:
             cache_dir=None if self._cache_dir is None else str(self._cache_dir),
         )
         worker = await self._workers.spawn(assignment, connection)
+        self._pool.advance(lease.id, LeaseEvent.START)
         try:
             code = await asyncio.shield(worker.ended)
         except asyncio.CancelledError:
+            self._pool.advance(lease.id, LeaseEvent.END)
             worker.dismiss()  # Workers.stop sees to its end
             raise
         if code != 0:

@@ -1,8 +1,6 @@
 """The server's side of a session: frames become operations to execute, results become replies. Sans-I/O.
 
-Keeps what makes posted work safe: the credit window, and the sticky failure. When a posted operation fails, the failure is
-kept, later work on streams is skipped, and the next call reports it with the operation that caused it, after which the
-session goes on; a kernel fault poisons it for good, as in CUDA. What the operations do is the worker's.
+Keeps what makes posted work safe: the credit window and the sticky failure. What the operations do is the worker's.
 """
 
 from __future__ import annotations
@@ -10,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bitfusion import limits
-from bitfusion.errors import BitfusionError, KernelFaultError, RemoteProtocolError, encode
+from bitfusion.errors import BitfusionError, RemoteProtocolError, encode
 from bitfusion.metrics import SessionMetrics
+from bitfusion.session.failures import PostedFailures
 from bitfusion.session.hello import Hello, Welcome, decode_hello, encode_welcome
 from bitfusion.types import Buffer
 from bitfusion.wire import codec
@@ -45,8 +44,7 @@ class ServerSession:
     def __init__(self, connection: Connection | None = None, *, credit_count: int = limits.CREDIT_COUNT) -> None:
         self.connection = connection or Connection(Role.SERVER)
         self.metrics: SessionMetrics = self.connection.metrics
-        self.failure: BitfusionError | None = None
-        """The failure of posted work that no call has reported yet, or the fault that poisoned the session."""
+        self.failures = PostedFailures()
         self._credit_count = credit_count
         self._outstanding = 0  # posted operations received and not yet given back as credit
         self._executed = 0  # of those, how many are executed
@@ -55,11 +53,6 @@ class ServerSession:
     def ended(self) -> bool:
         """Whether the client said goodbye, or was refused."""
         return self.connection.state in (State.ENDING, State.CLOSED)
-
-    @property
-    def poisoned(self) -> bool:
-        """Whether a kernel fault has ended all work on the device."""
-        return isinstance(self.failure, KernelFaultError)
 
     # receiving
 
@@ -126,21 +119,6 @@ class ServerSession:
     def discard_payload(self) -> None:
         """Drop the payload of the last request."""
         self.connection.discard_payload()
-
-    # failures of posted work
-
-    def posted_failed(self, error: BitfusionError, operation: str) -> None:
-        """Keep the first failure of posted work until a call reports it; a fault outranks it and stays."""
-        if self.failure is None or (isinstance(error, KernelFaultError) and not self.poisoned):
-            error.details.setdefault("operation", operation)
-            self.failure = error
-
-    def take_failure(self) -> BitfusionError | None:
-        """The failure that the call now being answered must report, if any; a poisoned session keeps it."""
-        failure = self.failure
-        if failure is not None and not self.poisoned:
-            self.failure = None
-        return failure
 
     # sending
 

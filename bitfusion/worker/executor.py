@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from bitfusion import limits
 from bitfusion.device.base import Device, Event, Function, Module, Stream
 from bitfusion.errors import InvalidHandleError, InvalidValueError, LaunchError, RemoteProtocolError
 from bitfusion.metrics import SessionMetrics
-from bitfusion.types import FunctionInfo
 from bitfusion.wire.operations import CONFIG, Field, Opcode, check
 from bitfusion.worker.kernels import Kernels
 from bitfusion.worker.memory import SessionMemory
@@ -112,8 +112,8 @@ class Executor:
         if opcode == Opcode.LAUNCH and isinstance(fields[2], bytes) and fields[1] in self._functions:
             gx, gy, gz, bx, by, bz, _ = CONFIG.unpack(fields[2])
             return f"launch of {self._functions[int(fields[1])].info.name}[({gx}, {gy}, {gz}), ({bx}, {by}, {bz})]"
-        numbers = ", ".join(hex(field) if isinstance(field, int) else f"{len(field)} bytes" for field in fields[1:] if isinstance(field, int | bytes))
-        return f"{Opcode(opcode).name.lower()}({numbers})"
+        words = [hex(field) if isinstance(field, int) else f"{len(field)} bytes" for field in fields[1:] if isinstance(field, int | bytes)]
+        return f"{Opcode(opcode).name.lower()}({', '.join(words)})"
 
     # memory
 
@@ -150,10 +150,10 @@ class Executor:
     def _source(self, stream: int, digest: bytes, source: bytes) -> None:
         self._kernels.add_source(digest, source)
 
-    def _kernel_load(self, stream: int, function: int, digest: bytes, signature: Field, options: Field) -> FunctionInfo:
+    def _kernel_load(self, stream: int, function: int, digest: bytes, signature: Field, options: Field) -> dict[str, object]:
         ptx, entry = self._kernels.compile(digest, signature, options, self.device.info.compute_capability)
         self._functions.add(function, self.device.load(ptx).function(entry))
-        return self._functions[function].info
+        return asdict(self._functions[function].info)
 
     def _module_load(self, stream: int, module: int, image: bytes) -> None:
         self._modules.add(module, self.device.load(image))
@@ -161,9 +161,9 @@ class Executor:
     def _module_unload(self, stream: int, module: int) -> None:
         self._modules.take(module)
 
-    def _function_load(self, stream: int, function: int, module: int, name: str) -> FunctionInfo:
+    def _function_load(self, stream: int, function: int, module: int, name: str) -> dict[str, object]:
         self._functions.add(function, self._modules[module].function(name))
-        return self._functions[function].info
+        return asdict(self._functions[function].info)
 
     def _function_unload(self, stream: int, function: int) -> None:
         self._functions.take(function)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from bitfusion.errors import BitfusionError, DeviceError, KernelError
 from bitfusion.session.server import Batch, Request, ServerSession
 from bitfusion.transport.stream import StreamProtocol
-from bitfusion.types import FunctionInfo
 from bitfusion.wire.connection import PayloadEnd
 from bitfusion.wire.operations import Opcode
 from bitfusion.worker.executor import STREAM_WORK, Executor
@@ -93,14 +92,14 @@ class Service:
         session, executor = self.session, self._executor
         for operation in batch.operations:
             try:
-                if session.failure is None or not (isinstance(operation, tuple) and operation[:1] and operation[0] in STREAM_WORK):
+                if session.failures.pending is None or not (isinstance(operation, tuple) and operation[:1] and operation[0] in STREAM_WORK):
                     executor.post(operation)
             except (DeviceError, KernelError) as error:
-                session.posted_failed(error, executor.describe(operation))
+                session.failures.keep(error, executor.describe(operation))
         self.stream.send(session.executed(len(batch.operations)))
 
     def _call(self, request: Request) -> None:
-        failure = self.session.take_failure()
+        failure = self.session.failures.take()
         if failure is not None:
             self.stream.send(self.session.fail(request.number, failure))
             return
@@ -112,12 +111,12 @@ class Service:
         if request.opcode == Opcode.READ:
             self._begin_read(request, value)
         else:
-            self.stream.send(self.session.reply(request.number, _plain(value)))
+            self.stream.send(self.session.reply(request.number, value))
 
     def _call_failed(self, request: Request, error: BitfusionError) -> None:
         """The call's own failure; a kernel fault found by a call poisons the session as one found by posted work."""
-        self.session.posted_failed(error, Opcode(request.opcode).name.lower())
-        self.session.take_failure()
+        self.session.failures.keep(error, Opcode(request.opcode).name.lower())
+        self.session.failures.take()
         self.stream.send(self.session.fail(request.number, error))
 
     # device to host
@@ -136,8 +135,8 @@ class Service:
             self._pieces = None
         except DeviceError as error:
             self._pieces = None
-            self.session.posted_failed(error, "read")
-            self.session.take_failure()
+            self.session.failures.keep(error, "read")
+            self.session.failures.take()
             self.stream.send(self.session.fail(self._reading, error))
         else:
             self.stream.send(self.session.reply_piece(self._reading, piece, more=more))
@@ -147,11 +146,11 @@ class Service:
     def _begin_write(self, request: Request) -> None:
         (address,) = request.fields
         assert isinstance(address, int)
-        if self.session.failure is None:
+        if self.session.failures.pending is None:
             try:
                 buffer = self._executor.write_buffer(request.stream, address, request.payload_size)
             except DeviceError as error:
-                self.session.posted_failed(error, f"write({address:#x}, {request.payload_size} bytes)")
+                self.session.failures.keep(error, f"write({address:#x}, {request.payload_size} bytes)")
             else:
                 self._write = (request.stream, address, request.payload_size)
                 self.session.receive_into(buffer)
@@ -165,7 +164,7 @@ class Service:
         try:
             self._executor.write_commit(stream, address, size)
         except DeviceError as error:
-            self.session.posted_failed(error, f"write({address:#x}, {size} bytes)")
+            self.session.failures.keep(error, f"write({address:#x}, {size} bytes)")
 
     # the end
 
@@ -184,10 +183,3 @@ def _with_more(pieces: Iterator[memoryview], size: int) -> Iterator[tuple[memory
     for piece in pieces:
         sent += piece.nbytes
         yield piece, sent < size
-
-
-def _plain(value: object) -> object:
-    """A reply's value as msgpack can carry it."""
-    if isinstance(value, FunctionInfo):
-        return {name: getattr(value, name) for name in FunctionInfo.__slots__}
-    return value

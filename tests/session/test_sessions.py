@@ -156,20 +156,20 @@ def test_a_client_over_its_credit_breaks_the_protocol():
 
 def test_the_first_failure_is_kept_and_reported_once_with_its_operation():
     _, server = opened()
-    server.posted_failed(LaunchError("too many threads"), "launch of f")
-    server.posted_failed(InvalidValueError("later"), "fill")
-    failure = server.take_failure()
+    server.failures.keep(LaunchError("too many threads"), "launch of f")
+    server.failures.keep(InvalidValueError("later"), "fill")
+    failure = server.failures.take()
     assert isinstance(failure, LaunchError) and failure.operation == "launch of f"
-    assert server.take_failure() is None
+    assert server.failures.take() is None
 
 
 def test_a_kernel_fault_outranks_and_stays():
     _, server = opened()
-    server.posted_failed(LaunchError("x"), "launch of f")
-    server.posted_failed(KernelFaultError("illegal address"), "launch of g")
-    assert server.poisoned
-    assert isinstance(server.take_failure(), KernelFaultError)
-    assert isinstance(server.take_failure(), KernelFaultError)
+    server.failures.keep(LaunchError("x"), "launch of f")
+    server.failures.keep(KernelFaultError("illegal address"), "launch of g")
+    assert server.failures.poisoned
+    assert isinstance(server.failures.take(), KernelFaultError)
+    assert isinstance(server.failures.take(), KernelFaultError)
 
 
 def test_a_failure_of_a_call_is_that_calls():
