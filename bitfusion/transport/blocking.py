@@ -31,6 +31,9 @@ T = TypeVar("T")
 SPIN_TIMEOUT_S = 0.05
 """How long an answer is awaited inside recv itself, one system call; after that in poll, where an interrupt loses nothing."""
 
+CLOSE_TIMEOUT_S = 10.0
+"""How long to wait for the server to confirm the end; it frees everything in any case."""
+
 FLUSHER_IDLE_TICKS = 20
 """Ticks without posted work after which the flusher sleeps until it is woken."""
 
@@ -73,11 +76,15 @@ class BlockingTransport:
         self.session.wake = self._wake_flusher
 
     def close(self) -> None:
-        """End the session: what was posted is sent, the server frees the rest. Safe to call again."""
+        """End the session: what was posted is sent, and when this returns the lease is free again. Safe to call again."""
         self._stop_flusher()
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
         with contextlib.suppress(BitfusionError), self._io():
-            self._unsent += self.session.goodbye()
-            self._send_all(block=True)
+            if goodbye := self.session.goodbye():
+                self._unsent += goodbye
+                self._send_all(block=True)
+                while self.session.error is None:  # the server hangs up once all is freed
+                    self._receive(deadline)
         self.session.end(SessionClosedError("the session is closed; connect again"))
         self._sock.close()
 

@@ -7,6 +7,7 @@ transport has drained (``drained``). ``AsyncTransport`` runs the client's operat
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Protocol, TypeVar
 
@@ -19,6 +20,9 @@ from bitfusion.transport.address import Target
 from bitfusion.types import Buffer
 
 T = TypeVar("T")
+
+CLOSE_TIMEOUT_S = 10.0
+"""How long to wait for the server to confirm the end; it frees everything in any case."""
 
 
 class Peer(Protocol):
@@ -128,12 +132,13 @@ class AsyncTransport:
         await self._loop.create_connection(lambda: self._stream, sock=sock)
 
     async def close(self) -> None:
-        """End the session: what was posted is sent, the server frees the rest. Safe to call again."""
+        """End the session: what was posted is sent, and when this returns the lease is free again. Safe to call again."""
         self.session.wake = None
-        if not self._closed.done():
-            self._stream.send(self.session.goodbye())
-            self._stream.close()
-            await asyncio.shield(self._closed)
+        self._stream.send(self.session.goodbye())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await asyncio.shield(self._closed)  # the server hangs up once all is freed
+        self._stream.abort()
         self.session.end(SessionClosedError("the session is closed; connect again"))
 
     # operations

@@ -1,0 +1,21 @@
+"""Fixtures that every test may use: appliances that live as long as the test run, clients as long as a test."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.appliance import Appliance
+
+
+@pytest.fixture(scope="session")
+def virtual_appliance(tmp_path_factory):
+    """An appliance with one virtual GPU of 1 GiB."""
+    with Appliance("virtual:1x1GiB", tmp_path_factory.mktemp("virtual")) as appliance:
+        yield appliance
+
+
+@pytest.fixture(scope="session")
+def null_appliance(tmp_path_factory):
+    """An appliance with a device that does nothing."""
+    with Appliance("null", tmp_path_factory.mktemp("null")) as appliance:
+        yield appliance
