@@ -36,7 +36,7 @@ class DeviceSpec:
 class DeviceInfo:
     """The one snapshot of a device's properties a client gets in the welcome, so that queries need no round trip.
 
-    ``attributes`` maps ``CUdevice_attribute`` names without prefix, in capitals (``MAX_THREADS_PER_BLOCK``), to integers.
+    ``attributes`` maps ``CUdevice_attribute`` names without prefix (``MAX_THREADS_PER_BLOCK``) to integers.
     """
 
     kind: str
@@ -78,7 +78,7 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip().upper())
     if match is None or (match[3].startswith("I") and not match[2]):
-        raise ConfigError(f"{text[:40]!r} is not a size; write bytes, or a number with a unit such as 512MiB, 8GiB or 2G")
+        raise ConfigError(f"{text[:40]!r} is not a size; write bytes, or a number with a unit: 512MiB, 8GiB, 2G")
     base = 1000 if match[3] == "B" else 1024
     power = _UNITS.index(match[2]) + 1 if match[2] else 0
     size = int(Decimal(match[1]) * base**power)

@@ -119,7 +119,7 @@ def find_gpus() -> tuple[list[DeviceSpec], str]:
 
 
 def _list_gpus(nvml: Any) -> tuple[list[DeviceSpec], str]:
-    """Every GPU that NVML lists and MIG does not split: the parts are devices of their own, which CUDA opens differently."""
+    """Every GPU that NVML lists and MIG does not split: the parts are devices of their own, opened in another way."""
     devices, reasons = [], []
     for index in range(nvml.nvmlDeviceGetCount()):
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
