@@ -88,6 +88,12 @@ class BlockingTransport:
         self.session.end(SessionClosedError("the session is closed; connect again"))
         self._sock.close()
 
+    def forget(self) -> None:
+        """In a forked child: close its copy of the socket and say nothing; the session stays the parent's."""
+        self.session.wake = None
+        self.session.end(SessionClosedError("the session belongs to the process that forked this one; connect again"))
+        self._sock.close()
+
     # operations
 
     def run(self, operation: Operation[T], deadline_s: float | None = None) -> T:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from bitfusion import limits
 from bitfusion.errors import BitfusionError, ConnectionLostError, DeadlineError, SessionClosedError
@@ -46,9 +46,8 @@ class StreamProtocol(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=0)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own is not a subclass of it
+        self._transport.set_write_buffer_limits(high=0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._peer.get_buffer()

@@ -42,7 +42,7 @@ RANGE_FACTOR = 4
 STOP_TIMEOUT_S = 5.0
 """How long a worker may take to end after its client or its daemon has gone; a kernel's abort takes milliseconds."""
 
-EXIT_OK, EXIT_DEVICE, EXIT_STUCK = 0, 71, 72
+EXIT_OK, EXIT_FAULT, EXIT_DEVICE, EXIT_STUCK = 0, 70, 71, 72
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ async def _serve(assignment: Assignment, connection: socket.socket, lifeline: in
     executor = Executor(device, memory, Kernels(_cache_dir(assignment, "kernels")), session.metrics)
     service = Service(session, executor)
     watch = Watch(device, connection.fileno(), lifeline)
+    asyncio.get_running_loop().set_exception_handler(_fault)
     await asyncio.get_running_loop().connect_accepted_socket(lambda: service.stream, connection)
     service.stream.send(session.welcome(_welcome(assignment, device, memory)))
     log.info("session %s opened on %s", assignment.session_id, device.spec.name)
@@ -83,6 +84,12 @@ async def _serve(assignment: Assignment, connection: socket.socket, lifeline: in
     _close(device)
     log.info("session %s ended: %s", assignment.session_id, session.metrics)
     return EXIT_OK
+
+
+def _fault(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """A callback of the loop failed: the session's state is unknown, so the process ends and the server tells the client."""
+    loop.default_exception_handler(context)
+    os._exit(EXIT_FAULT)
 
 
 def _open(assignment: Assignment) -> tuple[Device, SessionMemory]:

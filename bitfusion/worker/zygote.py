@@ -18,7 +18,7 @@ from typing import cast
 
 import msgpack
 
-from bitfusion.worker.process import Assignment, work
+from bitfusion.worker.process import EXIT_FAULT, Assignment, work
 
 MESSAGE_SIZE_MAX = 64 * 1024
 """One request: a hello (16 KiB at most) with the lease around it."""
@@ -60,7 +60,7 @@ class Zygote:
 
     def _become_worker(self, assignment: Assignment, connection: int, lifeline: int) -> None:
         """In the child: drop what is the zygote's, serve the session, and never return."""
-        code = 70
+        code = EXIT_FAULT
         try:
             for key in list(self._selector.get_map().values()):
                 if key.fileobj is not self._control:
