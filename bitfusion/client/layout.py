@@ -225,7 +225,7 @@ def _item(item: object) -> int | slice | None:
     if item is None or isinstance(item, slice):
         return item
     if not isinstance(item, bool) and hasattr(item, "__index__"):
-        return to_index(item)  # type: ignore[arg-type]
+        return to_index(item)
     raise TypeError(
         f"a device array is indexed by integers, slices, ... and None, not by {type(item).__name__}; copy it to the host first"
     )

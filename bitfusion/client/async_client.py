@@ -1,0 +1,248 @@
+"""The asyncio face: the operations of client.py under the same names, awaited. Runs on the loop that opened the session."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from bitfusion.client import embedded, operations
+from bitfusion.client.array import BaseArray, HostArray
+from bitfusion.client.base import (
+    CONNECT_TIMEOUT_S,
+    FLUSH_DELAY_S,
+    BaseClient,
+    BaseEvent,
+    BaseFunction,
+    BaseModule,
+    BaseStream,
+    default_stream,
+    hello,
+)
+from bitfusion.client.operations import MemoryInfo
+from bitfusion.client.settings import size, target_of, token_of
+from bitfusion.session.client import Operation
+from bitfusion.transport.address import Target
+from bitfusion.transport.stream import AsyncTransport, open_session
+
+T = TypeVar("T")
+
+
+async def connect(
+    target: str | None = None,
+    *,
+    gpus: int = 1,
+    memory: int | str | None = None,
+    fraction: float | None = None,
+    token: str | None = None,
+    deadline: float | None = None,
+    timeout: float = CONNECT_TIMEOUT_S,
+    flush_delay: float = FLUSH_DELAY_S,
+) -> AsyncClient:
+    """Lease a GPU and open a session on it; parameters and errors are those of the blocking ``connect``."""
+    greeting = hello(gpus, size(memory), fraction, token_of(token))
+    address = target_of(target)
+    place = address if address is not None else await _acquire()
+    try:
+        transport = await open_session(place, greeting, timeout_s=timeout, flush_delay_s=flush_delay)
+    except BaseException:
+        if address is None:
+            embedded.release()
+        raise
+    return AsyncClient(transport, deadline_s=deadline, private=address is None)
+
+
+async def _acquire() -> Target:
+    """The private appliance, started beside the loop: its start takes seconds."""
+    return await asyncio.get_running_loop().run_in_executor(None, embedded.acquire)
+
+
+class AsyncClient(BaseClient):
+    """A leased GPU for asyncio programs."""
+
+    def __init__(self, transport: AsyncTransport, *, deadline_s: float | None = None, private: bool = False) -> None:
+        super().__init__(transport.session)
+        self.deadline_s = deadline_s
+        self._transport = transport
+        self._private = private
+        self._default = AsyncStream(self, default_stream(self.core))
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run one operation to its end. DeadlineError if the client's deadline passes."""
+        return await self._transport.run(operation, self.deadline_s)
+
+    async def close(self) -> None:
+        """End the session: posted work is sent, the lease and all it held go back. Safe to call again."""
+        await self._transport.close()
+        if self._private:
+            self._private = False
+            await asyncio.get_running_loop().run_in_executor(None, embedded.release)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    # memory
+
+    async def device_array(
+        self,
+        shape: int | tuple[int, ...],
+        dtype: DTypeLike = np.float64,
+        strides: tuple[int, ...] | None = None,
+        order: str = "C",
+        stream: BaseStream[AsyncClient] | int = 0,
+    ) -> AsyncDeviceArray:
+        """A new array, its elements not set. DeviceMemoryError."""
+        return await self.run(self._device_array(AsyncDeviceArray, shape, dtype, strides, order, stream))
+
+    async def to_device(self, value: object, stream: BaseStream[AsyncClient] | int = 0) -> AsyncDeviceArray:
+        """A new array with a copy of ``value`` (anything NumPy makes an array of). DeviceMemoryError, InvalidValueError."""
+        return await self.run(self._to_device(AsyncDeviceArray, value, stream))
+
+    async def memory_info(self) -> MemoryInfo:
+        """Bytes of the lease: free and total."""
+        return await self.run(operations.memory_info(self.core))
+
+    # streams and events
+
+    @property
+    def default_stream(self) -> AsyncStream:
+        """Stream 0."""
+        return self._default
+
+    async def stream(self) -> AsyncStream:
+        """A new stream."""
+        return AsyncStream(self, await self.run(operations.create_stream(self.core)))
+
+    async def event(self, timing: bool = True) -> AsyncEvent:
+        """A new event."""
+        return AsyncEvent(self, await self.run(operations.create_event(self.core, timing)), timing)
+
+    async def synchronize(self) -> None:
+        """Wait for all work on the device. Raises what failed before."""
+        await self.run(operations.synchronize(self.core, everything=True))
+
+    # kernels
+
+    async def load_kernel(self, source: bytes, signature: object, options: object) -> AsyncFunction:
+        """Compile captured source for a signature (kernels/source.py, kernels/types.py). KernelError."""
+        return AsyncFunction(self, await self.run(operations.load_kernel(self.core, source, signature, options)))
+
+    async def load_module(self, image: bytes) -> AsyncModule:
+        """Load PTX text. UnsupportedError, InvalidValueError."""
+        return AsyncModule(self, await self.run(operations.load_module(self.core, image)))
+
+    # about the session
+
+    async def echo(self, data: bytes) -> bytes:
+        """One round trip to the worker."""
+        return await self.run(operations.echo(self.core, data))
+
+    async def worker_metrics(self) -> dict[str, int]:
+        """The worker's counters of this session."""
+        return await self.run(operations.metrics(self.core))
+
+
+class AsyncDeviceArray(BaseArray[AsyncClient]):
+    """An array in device memory. ``await array.getitem(key)`` stands for ``array[key]`` where an element is copied to the host."""
+
+    async def copy_to_host(
+        self, out: HostArray | None = None, stream: BaseStream[AsyncClient] | int = 0, *, ary: HostArray | None = None
+    ) -> HostArray:
+        """The elements, in ``out`` (same shape and dtype, any strides) or in a new array. TypeError, ValueError if ``out`` does not fit."""
+        return await self.client.run(self._download(stream, ary if out is None else out))
+
+    async def copy_to_device(self, ary: object, stream: BaseStream[AsyncClient] | int = 0) -> None:
+        """Copy a host or device array of the same shape and dtype into this one."""
+        await self.client.run(self._assign(ary, stream, exact=True))
+
+    async def copy_from_host(self, ary: object, stream: BaseStream[AsyncClient] | int = 0) -> None:
+        """Copy a host array of the same shape and dtype into this one."""
+        await self.client.run(self._assign(ary, stream, exact=True))
+
+    async def fill(self, value: object, stream: BaseStream[AsyncClient] | int = 0) -> None:
+        """Set every element."""
+        await self.client.run(self._assign(value, stream))
+
+    async def getitem(self, key: object, stream: BaseStream[AsyncClient] | int = 0) -> Any:
+        """A view; an element of a plain dtype is copied to the host and returned as a NumPy scalar."""
+        view, element = self._get(key, stream)
+        return await self.client.run(view._item(stream)) if element else view
+
+    async def setitem(self, key: object, value: object, stream: BaseStream[AsyncClient] | int = 0) -> None:
+        """Set elements from a scalar, a host array or a device array, broadcast and cast as NumPy does."""
+        await self.client.run(self._view(*self._select(key), stream)._assign(value, stream))
+
+    def __getitem__(self, key: object) -> AsyncDeviceArray:
+        """A view; of one element, a view without dimensions."""
+        return self._get(key)[0]
+
+
+class AsyncStream(BaseStream[AsyncClient]):
+    """A queue of work on the device."""
+
+    async def synchronize(self) -> None:
+        """Wait until the stream's work is done."""
+        await self.client.run(operations.synchronize(self.client.core, self.number))
+
+    async def query(self) -> bool:
+        """Whether the stream's work is done."""
+        return await self.client.run(operations.query_stream(self.client.core, self.number))
+
+    async def wait_event(self, event: AsyncEvent) -> None:
+        """Later work of the stream waits for the event."""
+        await self.client.run(operations.wait_event(self.client.core, self.number, event.handle))
+
+    @contextlib.asynccontextmanager
+    async def auto_synchronize(self) -> AsyncIterator[AsyncStream]:
+        """Wait for the stream's work when the block ends."""
+        yield self
+        await self.synchronize()
+
+
+class AsyncEvent(BaseEvent[AsyncClient]):
+    """A point in a stream."""
+
+    async def record(self, stream: BaseStream[AsyncClient] | int = 0) -> None:
+        """Set the event after the stream's work so far."""
+        await self.client.run(operations.record_event(self.client.core, self.handle, self.client.stream_number(stream)))
+
+    async def synchronize(self) -> None:
+        """Wait for the event."""
+        await self.client.run(operations.synchronize_event(self.client.core, self.handle))
+
+    async def wait(self, stream: BaseStream[AsyncClient] | int = 0) -> None:
+        """Later work of the stream waits for the event."""
+        await self.client.run(operations.wait_event(self.client.core, self.client.stream_number(stream), self.handle))
+
+    async def query(self) -> bool:
+        """Whether the event has come."""
+        return await self.client.run(operations.query_event(self.client.core, self.handle))
+
+    async def elapsed_time(self, evtend: AsyncEvent) -> float:
+        """Milliseconds on the device from this event to ``evtend``. InvalidHandleError if not both were recorded with timing."""
+        return await self.client.run(operations.elapsed_ms(self.client.core, self.handle, evtend.handle))
+
+
+class AsyncFunction(BaseFunction[AsyncClient]):
+    """A kernel that can be launched."""
+
+    async def launch(
+        self, grid: object, block: object, arguments: bytes, stream: BaseStream[AsyncClient] | int = 0, shared_size: int = 0
+    ) -> None:
+        """Post a launch with packed arguments. LaunchError if they do not fit."""
+        await self.client.run(self._launch(grid, block, arguments, stream, shared_size))
+
+
+class AsyncModule(BaseModule[AsyncClient]):
+    """A loaded image."""
+
+    async def function(self, name: str) -> AsyncFunction:
+        """The kernel ``name``. InvalidValueError if the image has none."""
+        return AsyncFunction(self.client, await self.client.run(operations.load_function(self.client.core, self.handle, name)))

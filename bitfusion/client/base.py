@@ -1,0 +1,195 @@
+"""What both faces of a client share: the session's state, the operations that make arrays, streams, events and functions.
+
+Each face gives these classes their methods, one line each, by running the operation. Owns no socket and no loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from bitfusion import limits
+from bitfusion.client import copies, operations
+from bitfusion.client.array import BaseArray, check_dtype, host_order, new_layout
+from bitfusion.client.core import Core, Owned, check_handle, check_session
+from bitfusion.client.operations import Kernel
+from bitfusion.errors import InvalidHandleError, LaunchError
+from bitfusion.metrics import SessionMetrics
+from bitfusion.session.client import ClientSession, Operation
+from bitfusion.session.hello import TEXT_SIZE_MAX, Hello, Welcome
+from bitfusion.types import DeviceInfo, Dim3, FunctionInfo
+from bitfusion.wire.operations import Opcode
+
+C = TypeVar("C", bound="BaseClient")
+A = TypeVar("A", bound="BaseArray[Any]")
+
+
+class BaseClient:
+    """A leased GPU. ``device`` is what it is, ``metrics`` what this side has counted."""
+
+    def __init__(self, session: ClientSession) -> None:
+        self.core = Core(session)
+
+    @property
+    def welcome(self) -> Welcome:
+        """What the server granted."""
+        return self.core.session.welcome
+
+    @property
+    def device(self) -> DeviceInfo:
+        """The GPU's properties."""
+        return self.core.session.welcome.device
+
+    @property
+    def session_id(self) -> str:
+        """The session's name in the server's logs and listings."""
+        return self.core.session.welcome.session_id
+
+    @property
+    def metrics(self) -> SessionMetrics:
+        """This side's counters."""
+        return self.core.session.metrics
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended, for whatever reason."""
+        return self.core.session.error is not None
+
+    def stream_number(self, stream: BaseStream[Any] | int) -> int:
+        """The handle of a stream of this session; 0 is the default stream. InvalidHandleError."""
+        if isinstance(stream, BaseStream):
+            check_session(self.core, stream.client.core)
+            return check_handle(stream.handle, "stream")
+        if stream == 0:
+            return 0
+        raise InvalidHandleError(f"{stream!r} is not a stream; make one with stream(), or use 0 for the default stream")
+
+    def _device_array(
+        self,
+        face: Callable[..., A],
+        shape: object,
+        dtype: DTypeLike,
+        strides: tuple[int, ...] | None,
+        order: str,
+        stream: BaseStream[Any] | int,
+    ) -> Operation[A]:
+        checked = check_dtype(dtype)
+        layout = new_layout(shape, checked, strides, order)
+        low, high = layout.extent
+        allocation = yield from operations.allocate(self.core, high - low)
+        return face(self, allocation, layout, checked, stream)
+
+    def _to_device(self, face: Callable[..., A], value: object, stream: BaseStream[Any] | int) -> Operation[A]:
+        host = np.asanyarray(value)
+        array = yield from self._device_array(face, host.shape, host.dtype, host_order(host), "C", stream)
+        yield from copies.upload(self.core, self.stream_number(stream), array.allocation.number, array.layout, host)
+        return array
+
+
+class BaseStream(Generic[C]):
+    """A queue of work on the device. ``handle`` 0 is the default stream."""
+
+    def __init__(self, client: C, handle: Owned) -> None:
+        self.client = client
+        self.handle = handle
+
+    def __int__(self) -> int:
+        return self.handle.number
+
+    def __bool__(self) -> bool:
+        """False for the default stream, so that ``stream or other`` prefers a real one."""
+        return self.handle.number != 0
+
+    def __repr__(self) -> str:
+        return f"<stream {self.handle.number}>" if self else "<default stream>"
+
+    @property
+    def number(self) -> int:
+        """The handle on the wire; InvalidHandleError once destroyed."""
+        return check_handle(self.handle, "stream")
+
+
+class BaseEvent(Generic[C]):
+    """A point in a stream; with ``timing``, one that times can be taken between."""
+
+    def __init__(self, client: C, handle: Owned, timing: bool) -> None:
+        self.client = client
+        self.handle = handle
+        self.timing = timing
+
+
+class BaseFunction(Generic[C]):
+    """A kernel that can be launched."""
+
+    def __init__(self, client: C, kernel: Kernel) -> None:
+        self.client = client
+        self.handle = kernel.handle
+        self.info: FunctionInfo = kernel.info
+
+    def _launch(
+        self, grid: object, block: object, arguments: bytes, stream: BaseStream[Any] | int, shared_size: int
+    ) -> Operation[None]:
+        number = self.client.stream_number(stream)
+        dimensions, threads = dim3(grid, "grid"), dim3(block, "block")
+        if len(arguments) != self.info.arguments_size:
+            raise LaunchError(
+                f"{self.info.name} takes {self.info.arguments_size} bytes of arguments, {len(arguments)} were given"
+            )
+        yield from operations.launch(self.client.core, self.handle, dimensions, threads, arguments, number, shared_size)
+
+
+class BaseModule(Generic[C]):
+    """A loaded image."""
+
+    def __init__(self, client: C, handle: Owned) -> None:
+        self.client = client
+        self.handle = handle
+
+
+def default_stream(core: Core) -> Owned:
+    """The handle of stream 0, which nobody destroys."""
+    return core.own(Opcode.STREAM_DESTROY, 0)
+
+
+def dim3(value: object, noun: str) -> Dim3:
+    """One to three positive integers as x, y, z. TypeError for what is no integer, LaunchError for what CUDA cannot launch."""
+    items = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if not 1 <= len(items) <= 3:
+        raise ValueError(f"the {noun} must be one to three integers, not {value!r}")
+    if not all(isinstance(item, int | np.integer) for item in items):
+        raise TypeError(f"the {noun} must be one to three integers, not {value!r}")
+    x, y, z = (*(int(item) for item in items), 1, 1)[:3]
+    if min(x, y, z) < 1 or max(x, y, z) > 2**31 - 1:
+        raise LaunchError(f"the {noun} {(x, y, z)} cannot be launched: each dimension is 1 to {2**31 - 1}")
+    return x, y, z
+
+
+def hello(gpus: int, memory: int | None, fraction: float | None, token: str | None) -> Hello:
+    """What this process asks for, with its name as others will see it."""
+    user = ""
+    with contextlib.suppress(OSError, KeyError):  # a container's user need not have a name
+        user = getpass.getuser()
+    return Hello(
+        gpus=gpus,
+        memory=memory,
+        fraction=fraction,
+        token=token,
+        user=user[:TEXT_SIZE_MAX],
+        hostname=socket.gethostname()[:TEXT_SIZE_MAX],
+        program=os.path.basename(sys.argv[0] if sys.argv else "")[:TEXT_SIZE_MAX],
+        pid=os.getpid(),
+    )
+
+
+CONNECT_TIMEOUT_S = 30.0
+"""For the whole of opening a session: TCP, the hello, a place on a GPU and a worker."""
+
+FLUSH_DELAY_S = limits.FLUSH_DELAY_S

@@ -1,0 +1,234 @@
+"""The blocking face: ``connect`` and what it gives. Each method runs one operation and returns when the host's side is done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from bitfusion.client import embedded, operations
+from bitfusion.client.array import DeviceArray
+from bitfusion.client.base import (
+    CONNECT_TIMEOUT_S,
+    FLUSH_DELAY_S,
+    BaseClient,
+    BaseEvent,
+    BaseFunction,
+    BaseModule,
+    BaseStream,
+    default_stream,
+    hello,
+)
+from bitfusion.client.operations import MemoryInfo
+from bitfusion.client.settings import size, target_of, token_of
+from bitfusion.session.client import Operation
+from bitfusion.transport.blocking import BlockingTransport, open_session
+
+T = TypeVar("T")
+
+
+def connect(
+    target: str | None = None,
+    *,
+    gpus: int = 1,
+    memory: int | str | None = None,
+    fraction: float | None = None,
+    token: str | None = None,
+    deadline: float | None = None,
+    timeout: float = CONNECT_TIMEOUT_S,
+    flush_delay: float = FLUSH_DELAY_S,
+) -> Client:
+    """Lease a GPU and open a session on it.
+
+    ``target`` is ``host:port`` (``host``, ``[v6]:port``); without one BITFUSION_SERVER is asked, and without that a private appliance
+    is started in a child process. ``memory`` is bytes (or text such as ``"2GiB"``), ``fraction`` a share of the GPU's memory; with
+    neither the lease is the whole GPU. ``deadline`` bounds each later call, ``timeout`` the opening, in seconds. Posted
+    work leaves at the latest ``flush_delay`` seconds after the program goes idle. Raises the ConnectError branch, ConfigError.
+    """
+    greeting = hello(gpus, size(memory), fraction, token_of(token))
+    address = target_of(target)
+    place = address or embedded.acquire()
+    try:
+        transport = open_session(place, greeting, timeout_s=timeout, flush_delay_s=flush_delay)
+    except BaseException:
+        if address is None:
+            embedded.release()
+        raise
+    return Client(transport, deadline_s=deadline, private=address is None)
+
+
+class Client(BaseClient):
+    """A leased GPU for blocking programs. Threads may share it: they take turns."""
+
+    def __init__(self, transport: BlockingTransport, *, deadline_s: float | None = None, private: bool = False) -> None:
+        super().__init__(transport.session)
+        self.deadline_s = deadline_s
+        self._transport = transport
+        self._lock = threading.RLock()
+        self._default = Stream(self, default_stream(self.core))
+        self._finalizer = weakref.finalize(self, _close, transport, private)
+        _open.add(self)
+
+    def run(self, operation: Operation[T]) -> T:
+        """Run one operation to its end. DeadlineError if the client's deadline passes."""
+        with self._lock:
+            return self._transport.run(operation, self.deadline_s)
+
+    def close(self) -> None:
+        """End the session: posted work is sent, the lease and all it held go back. Safe to call again."""
+        self._finalizer()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # memory
+
+    def device_array(
+        self,
+        shape: int | tuple[int, ...],
+        dtype: DTypeLike = np.float64,
+        strides: tuple[int, ...] | None = None,
+        order: str = "C",
+        stream: BaseStream[Client] | int = 0,
+    ) -> DeviceArray:
+        """A new array, its elements not set. DeviceMemoryError."""
+        return self.run(self._device_array(DeviceArray, shape, dtype, strides, order, stream))
+
+    def to_device(self, value: object, stream: BaseStream[Client] | int = 0) -> DeviceArray:
+        """A new array with a copy of ``value`` (anything NumPy makes an array of). DeviceMemoryError, InvalidValueError."""
+        return self.run(self._to_device(DeviceArray, value, stream))
+
+    def memory_info(self) -> MemoryInfo:
+        """Bytes of the lease: free and total."""
+        return self.run(operations.memory_info(self.core))
+
+    # streams and events
+
+    @property
+    def default_stream(self) -> Stream:
+        """Stream 0."""
+        return self._default
+
+    def stream(self) -> Stream:
+        """A new stream."""
+        return Stream(self, self.run(operations.create_stream(self.core)))
+
+    def event(self, timing: bool = True) -> Event:
+        """A new event."""
+        return Event(self, self.run(operations.create_event(self.core, timing)), timing)
+
+    def synchronize(self) -> None:
+        """Wait for all work on the device. Raises what failed before."""
+        self.run(operations.synchronize(self.core, everything=True))
+
+    # kernels
+
+    def load_kernel(self, source: bytes, signature: object, options: object) -> Function:
+        """Compile captured source for a signature (kernels/source.py, kernels/types.py). KernelError."""
+        return Function(self, self.run(operations.load_kernel(self.core, source, signature, options)))
+
+    def load_module(self, image: bytes) -> Module:
+        """Load PTX text. UnsupportedError, InvalidValueError."""
+        return Module(self, self.run(operations.load_module(self.core, image)))
+
+    # about the session
+
+    def echo(self, data: bytes) -> bytes:
+        """One round trip to the worker."""
+        return self.run(operations.echo(self.core, data))
+
+    def worker_metrics(self) -> dict[str, int]:
+        """The worker's counters of this session."""
+        return self.run(operations.metrics(self.core))
+
+
+class Stream(BaseStream[Client]):
+    """A queue of work on the device."""
+
+    def synchronize(self) -> None:
+        """Wait until the stream's work is done."""
+        self.client.run(operations.synchronize(self.client.core, self.number))
+
+    def query(self) -> bool:
+        """Whether the stream's work is done."""
+        return self.client.run(operations.query_stream(self.client.core, self.number))
+
+    def wait_event(self, event: Event) -> None:
+        """Later work of the stream waits for the event."""
+        self.client.run(operations.wait_event(self.client.core, self.number, event.handle))
+
+    @contextlib.contextmanager
+    def auto_synchronize(self) -> Iterator[Stream]:
+        """Wait for the stream's work when the block ends."""
+        yield self
+        self.synchronize()
+
+
+class Event(BaseEvent[Client]):
+    """A point in a stream."""
+
+    def record(self, stream: BaseStream[Client] | int = 0) -> None:
+        """Set the event after the stream's work so far."""
+        self.client.run(operations.record_event(self.client.core, self.handle, self.client.stream_number(stream)))
+
+    def synchronize(self) -> None:
+        """Wait for the event."""
+        self.client.run(operations.synchronize_event(self.client.core, self.handle))
+
+    def wait(self, stream: BaseStream[Client] | int = 0) -> None:
+        """Later work of the stream waits for the event."""
+        self.client.run(operations.wait_event(self.client.core, self.client.stream_number(stream), self.handle))
+
+    def query(self) -> bool:
+        """Whether the event has come."""
+        return self.client.run(operations.query_event(self.client.core, self.handle))
+
+    def elapsed_time(self, evtend: Event) -> float:
+        """Milliseconds on the device from this event to ``evtend``. InvalidHandleError if not both were recorded with timing."""
+        return self.client.run(operations.elapsed_ms(self.client.core, self.handle, evtend.handle))
+
+
+class Function(BaseFunction[Client]):
+    """A kernel that can be launched."""
+
+    def launch(
+        self, grid: object, block: object, arguments: bytes, stream: BaseStream[Client] | int = 0, shared_size: int = 0
+    ) -> None:
+        """Post a launch with packed arguments. LaunchError if they do not fit."""
+        self.client.run(self._launch(grid, block, arguments, stream, shared_size))
+
+
+class Module(BaseModule[Client]):
+    """A loaded image."""
+
+    def function(self, name: str) -> Function:
+        """The kernel ``name``. InvalidValueError if the image has none."""
+        return Function(self.client, self.client.run(operations.load_function(self.client.core, self.handle, name)))
+
+
+_open: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _close(transport: BlockingTransport, private: bool) -> None:
+    transport.close()
+    if private:
+        embedded.release()
+
+
+def _forget_all() -> None:
+    """In a forked child: the sessions are the parent's; the child's copies of their sockets must not keep leases alive."""
+    for client in list(_open):
+        client._finalizer.detach()
+        client._transport.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,157 @@
+"""The private appliance: started when nobody named a server, shared by this process's clients, stopped with the last of them.
+
+It cannot outlive us: it holds the reading end of a pipe whose writing end only this process has, and stops when that is closed, which
+the kernel does even for a process that is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+from bitfusion.errors import UnreachableError
+from bitfusion.transport.address import Target, parse_target
+
+READY_TIMEOUT_S = 60.0
+"""A cold start imports numba and llvmlite; on a slow disk that takes seconds."""
+
+STOP_TIMEOUT_S = 10.0
+"""What an orderly stop may take before the appliance is killed: its workers scrub their memory first."""
+
+HOOK_VARIABLE = "BITFUSION_HOOK"
+"""Where ``bitfusion run`` has put its import hook; the appliance itself must see the real numba."""
+
+
+class Appliance:
+    """One running child process."""
+
+    def __init__(self) -> None:
+        self._log: IO[bytes] = tempfile.TemporaryFile()
+        ready, ready_writer = os.pipe()
+        lifeline, self._lifeline = os.pipe()
+        command = ["-P", "-m", "bitfusion", "serve", "--host", "127.0.0.1", "--port", "0", "--devices", "auto"]
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, *command, "--ready-fd", str(ready_writer), "--lifeline-fd", str(lifeline)],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=(ready_writer, lifeline),
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C is for the program; we stop the appliance
+            )
+        except BaseException:
+            os.close(self._lifeline)
+            os.close(ready)
+            raise
+        finally:
+            os.close(ready_writer)
+            os.close(lifeline)
+        try:
+            self.target = self._wait_ready(ready)
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            os.close(ready)
+
+    def _wait_ready(self, descriptor: int) -> Target:
+        """The address, once the appliance has said that it is ready. UnreachableError with what it said instead."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        line = b""
+        while poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+            part = os.read(descriptor, 4096)
+            line += part
+            if not part or line.endswith(b"\n"):
+                break
+        try:
+            return parse_target(json.loads(line)["address"])
+        except (ValueError, KeyError, TypeError):
+            raise UnreachableError(
+                f"the private appliance did not start; run `bitfusion serve` to see why. It said: {self._said()}"
+            ) from None
+
+    def _said(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace").strip()[-2000:] or "nothing"
+
+    def stop(self) -> None:
+        """Stop it: asked first, killed after STOP_TIMEOUT_S."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._lifeline)
+        self._log.close()
+
+    def forget(self) -> None:
+        """In a forked child: it is the parent's."""
+        os.close(self._lifeline)
+        self.process.returncode = 0  # so that nobody here waits for it
+
+
+_lock = threading.Lock()
+_running: list[Appliance] = []
+_clients = 0
+
+
+def acquire() -> Target:
+    """The address of this process's private appliance, started if need be; each ``acquire`` wants one ``release``."""
+    global _clients
+    with _lock:
+        if _running and _running[0].process.poll() is not None:
+            _running.pop().stop()
+        if not _running:
+            _running.append(Appliance())
+        _clients += 1
+        return _running[0].target
+
+
+def release() -> None:
+    """One client fewer; the last one stops the appliance."""
+    global _clients
+    with _lock:
+        _clients -= 1
+        if _clients <= 0 and _running:
+            _running.pop().stop()
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without the import hook of ``bitfusion run``, and such that the child finds this package."""
+    hook = os.environ.get(HOOK_VARIABLE)
+    package = str(Path(__file__).resolve().parents[2])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != hook]
+    environment = {name: value for name, value in os.environ.items() if name not in (HOOK_VARIABLE, "BITFUSION_SERVER")}
+    return {**environment, "PYTHONPATH": os.pathsep.join([*paths, package])}
+
+
+def _forget() -> None:
+    """In a forked child: start over; the lock was taken before the fork so that nothing is half done."""
+    global _clients
+    _lock.release()
+    _clients = 0
+    while _running:
+        _running.pop().forget()
+
+
+def _unlock() -> None:
+    _lock.release()
+
+
+def _lock_whole() -> None:
+    _lock.acquire()
+
+
+os.register_at_fork(before=_lock_whole, after_in_parent=_unlock, after_in_child=_forget)
