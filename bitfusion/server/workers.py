@@ -71,12 +71,7 @@ class Workers:
 
     async def start(self) -> None:
         """Start the zygote and wait until it is warm; ConnectError if it does not come up."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "bitfusion.worker.zygote", str(theirs.fileno()), self._log_level, *self._kinds]
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # no threads before a fork
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
-        theirs.close()
-        ours.setblocking(False)
+        ours = self._launch()
         loop = asyncio.get_running_loop()
         self._control, self._ready = ours, loop.create_future()
         loop.add_reader(ours, self._control_readable)
@@ -85,6 +80,16 @@ class Workers:
                 await self._ready
         except TimeoutError:
             raise ConnectError(f"the zygote did not come up within {ZYGOTE_START_TIMEOUT_S:.0f} s") from None
+
+    def _launch(self) -> socket.socket:
+        """Start the zygote's process; our end of its control socket."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-m", "bitfusion.worker.zygote", str(theirs.fileno()), self._log_level, *self._kinds]
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # no threads before a fork
+        with theirs:
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
+        ours.setblocking(False)
+        return ours
 
     async def spawn(self, assignment: Assignment, connection: socket.socket) -> Worker:
         """A new worker that serves ``connection``. ConnectError if it cannot be had."""
@@ -175,6 +180,7 @@ class Workers:
     async def _start_again(self) -> None:
         try:
             await self.start()
+            log.info("the new zygote is ready")
         except BitfusionError as error:
             log.error("! no more sessions can be opened: %s", error)
 
