@@ -17,7 +17,7 @@ At a suspension point each thread *posts* operands into the block record (``POST
 result in ``RESULT_*`` when it is resumed.
 
 The compiler's entry is ``compile.compile_module(text: str) -> PTXModule``: ``kernels`` (names), ``variables`` (name -> Variable),
-``variables_size``, ``variables_image`` (initial bytes), ``relocations``, ``kernel(name, options) -> KernelCode`` (compiled on each call;
+``variables_size``, ``initial_values`` ((offset, bytes) pairs), ``relocations``, ``kernel(name, options) -> KernelCode`` (compiled on each call;
 UnsupportedError names an instruction) and ``function_table(options) -> FunctionTable | None``.
 """
 

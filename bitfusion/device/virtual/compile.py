@@ -1,0 +1,219 @@
+"""The PTX compiler's entry: a PTX text becomes a ``PTXModule``, which translates its kernels to LLVM IR one by one, on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+
+from bitfusion.device.virtual.device_function import DeviceFunction
+from bitfusion.device.virtual.effects import symbols_in
+from bitfusion.device.virtual.emitter import Unit
+from bitfusion.device.virtual.inline import call_graph, suspending_functions
+from bitfusion.device.virtual.layout import (
+    RUNTIME_FUNCTIONS,
+    THREADS_MAX,
+    CompileOptions,
+    FunctionTable,
+    KernelCode,
+    Relocation,
+    Variable,
+)
+from bitfusion.device.virtual.metadata import Metadata
+from bitfusion.device.virtual.parse import parse
+from bitfusion.device.virtual.plan import Plan, lay_out, plan_kernel
+from bitfusion.device.virtual.prelude import prelude
+from bitfusion.device.virtual.region import Region
+from bitfusion.device.virtual.syntax import Declaration, Function, Immediate, Module, Symbol
+from bitfusion.errors import InvalidValueError, UnsupportedError
+
+VARIABLES_SIZE_MAX = 1 << 32
+"""Bytes of all .global and .const variables of a module: more than that no virtual GPU has."""
+
+_ALIGNMENT = 16
+"""Least alignment of variables, so that they can be copied with vector instructions."""
+
+_SHARED_ALIGNMENT = 128
+"""Alignment of dynamic shared memory behind the static part."""
+
+
+def compile_module(text: str) -> PTXModule:
+    """Parse a PTX text. Raises InvalidValueError with the line; what a kernel cannot use is found when it is compiled."""
+    return PTXModule(parse(text))
+
+
+class PTXModule:
+    """A parsed module. ``kernels``: names in the order of the text; ``variables``: where .global and .const variables lie."""
+
+    def __init__(self, module: Module) -> None:
+        self._module = module
+        for name, function in prelude().items():
+            declared = module.functions.get(name)
+            if declared is not None and declared.body is None:
+                module.functions[name] = function
+        self._graph = call_graph(module)
+        self._suspending = suspending_functions(module, self._graph)
+        stored = [variable for variable in module.variables.values() if variable.space in ("global", "const")]
+        self._offsets, size = lay_out(map(_widely_aligned, stored))
+        if size > VARIABLES_SIZE_MAX:
+            raise InvalidValueError(f"the module's variables take {size} bytes")
+        self.variables_size = max(size, _ALIGNMENT)
+        self.variables: Mapping[str, Variable] = {
+            variable.name: Variable(self._offsets[variable.name], variable.size, variable.space == "const") for variable in stored
+        }
+        self.kernels = tuple(name for name, function in module.functions.items() if function.entry and function.body is not None)
+
+    @cached_property
+    def initial_values(self) -> tuple[tuple[int, bytes], ...]:
+        """(offset, bytes) of the initialised variables; everything else is zeros. Addresses are left to ``relocations``."""
+        return tuple((self._offsets[variable.name], _initial_bytes(variable)) for variable in self._initialised())
+
+    @cached_property
+    def relocations(self) -> tuple[Relocation, ...]:
+        """Addresses inside the initial values. InvalidValueError for a name the module does not have."""
+        return tuple(relocation for variable in self._initialised() for relocation in self._relocations(variable))
+
+    def kernel(self, name: str, options: CompileOptions | None = None) -> KernelCode:
+        """Translate a kernel and the device functions it calls.
+
+        Raises InvalidValueError for an unknown kernel or PTX that makes no sense, UnsupportedError naming an instruction or feature.
+        """
+        options = options or CompileOptions()
+        if name not in self.kernels:
+            raise InvalidValueError(f"the module has no kernel {name}")
+        function = self._module.functions[name]
+        plan = plan_kernel(self._module, function, self._suspending, options)
+        unit = self._unit(options, self._used_shared(name, plan))
+        regions = [Region(unit, plan, point) for point in (None, *plan.points)]
+        for region in regions:
+            region.emit_region()
+        self._emit_functions(unit)
+        return KernelCode(
+            name=name,
+            ir=unit.text(),
+            regions=tuple(region.name for region in regions),
+            suspensions=plan.suspensions,
+            parameters=tuple((plan.parameters[item.name], item.size) for item in function.parameters),
+            arguments_size=plan.arguments_size,
+            shared_size=unit.shared_size,
+            local_size=plan.local_size,
+            frame_size=plan.frame_size,
+            stack_size=plan.stack_size,
+            constant_size=sum(variable.size for variable in self.variables.values() if variable.constant),
+            variables_size=self.variables_size,
+            registers=plan.registers_count(),
+            threads_max=_threads_max(function),
+            threads_required=_threads_required(function),
+            yields=plan.yields,
+            runtime_functions=_runtime_functions(unit),
+        )
+
+    def function_table(self, options: CompileOptions | None = None) -> FunctionTable | None:
+        """The device functions whose addresses stand in initialisers, or None if there are none."""
+        names = {relocation.symbol: None for relocation in self.relocations if relocation.function}
+        if not names:
+            return None
+        unit = self._unit(options or CompileOptions(), self._all_shared())
+        unit.called.update(names)
+        self._emit_functions(unit, exported=set(names))
+        return FunctionTable(unit.text(), {name: f"d.{name}" for name in names}, _runtime_functions(unit))
+
+    # units
+    def _unit(self, options: CompileOptions, shared: Iterable[Declaration]) -> Unit:
+        offsets, size = lay_out(map(_widely_aligned, shared))
+        return Unit(
+            module=self._module,
+            options=options,
+            variables=self._offsets,
+            shared=offsets,
+            shared_size=-(-size // _SHARED_ALIGNMENT) * _SHARED_ALIGNMENT,
+            metadata=Metadata(self.variables_size),
+        )
+
+    def _emit_functions(self, unit: Unit, exported: frozenset[str] | set[str] = frozenset()) -> None:
+        """Emit the functions the unit calls, and those they call."""
+        done: set[str] = set()
+        while waiting := [name for name in unit.called if name not in done]:
+            for name in waiting:
+                done.add(name)
+                function = self._module.functions[name]
+                if function.body is None:
+                    raise UnsupportedError(f"device function {name} has no body", feature=name)
+                DeviceFunction(unit, function).emit_function(internal=name not in exported)
+
+    # shared memory
+    def _used_shared(self, kernel: str, plan: Plan) -> list[Declaration]:
+        """The static shared variables a kernel can reach; all of them if it calls through pointers."""
+        functions = [plan.function, *self._callees(kernel)]
+        if any(i.call is not None and not isinstance(i.call.target, Symbol) for function in functions for i in function.instructions()):
+            return self._all_shared()
+        used = {name for function in functions for name in _names_in(function)}
+        return [variable for variable in self._all_shared() if variable.name in used]
+
+    def _all_shared(self) -> list[Declaration]:
+        return [variable for variable in self._module.variables.values() if variable.space == "shared" and variable.count]
+
+    def _callees(self, kernel: str) -> list[Function]:
+        """Functions called from a kernel, directly or not."""
+        seen: dict[str, None] = {}
+        waiting = list(self._graph[kernel])
+        while waiting:
+            name = waiting.pop()
+            if name not in seen and name in self._module.functions:
+                seen[name] = None
+                waiting += self._graph[name]
+        return [self._module.functions[name] for name in seen]
+
+    # initial values
+    def _initialised(self) -> list[Declaration]:
+        return [self._module.variables[name] for name in self._offsets if self._module.variables[name].initial]
+
+    def _relocations(self, variable: Declaration) -> Iterator[Relocation]:
+        for index, value in enumerate(variable.initial):
+            if not isinstance(value, Symbol):
+                continue
+            function = value.name in self._module.functions
+            if not function and value.name not in self._offsets:
+                raise InvalidValueError(f"variable {variable.name} is initialised with the unknown name {value.name}")
+            offset = self._offsets[variable.name] + index * variable.type.size
+            yield Relocation(offset, variable.type.size, value.name, value.offset, function)
+
+
+def _widely_aligned(variable: Declaration) -> Declaration:
+    if variable.alignment >= _ALIGNMENT:
+        return variable
+    return Declaration(variable.space, variable.type, variable.name, _ALIGNMENT, variable.count, variable.vector_size)
+
+
+def _initial_bytes(variable: Declaration) -> bytes:
+    size = variable.type.size
+    mask = (1 << 8 * size) - 1
+    values = (value.value if isinstance(value, Immediate) else 0 for value in variable.initial)
+    return b"".join((value & mask).to_bytes(size, "little") for value in values)[: variable.size]
+
+
+def _names_in(function: Function) -> Iterator[str]:
+    """Symbols the instructions of a function mention."""
+    for instruction in function.instructions():
+        for operand in instruction.operands:
+            yield from symbols_in(operand)
+
+
+def _runtime_functions(unit: Unit) -> tuple[str, ...]:
+    return tuple(name for name in RUNTIME_FUNCTIONS if f"@{name}" in unit.declarations)
+
+
+def _threads_max(function: Function) -> int:
+    """From .maxntid or .reqntid (PTX ISA, 11.4)."""
+    shape = function.directives.get("reqntid") or function.directives.get("maxntid") or (THREADS_MAX,)
+    product = 1
+    for threads in shape:
+        product *= threads
+    return max(1, min(product, THREADS_MAX))
+
+
+def _threads_required(function: Function) -> tuple[int, int, int] | None:
+    shape = function.directives.get("reqntid")
+    if not shape:
+        return None
+    x, y, z = (*shape, 1, 1)[:3]
+    return x, y, z

@@ -1,0 +1,154 @@
+"""Calls, traps and the functions of the system (PTX ISA, 9.7.12 and CUDA C++ Programming Guide, "Formatted Output" ff.).
+
+A device function becomes an LLVM function that takes the block record, the thread's index and a pointer for every result and parameter. The
+system functions are callbacks of the host, found in the launch record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bitfusion.device.virtual.builder import Value, constant
+from bitfusion.device.virtual.emitter import BLOCK_POINTER, Emitter, function_name
+from bitfusion.device.virtual.layout import BLOCK
+from bitfusion.device.virtual.datatypes import B32
+from bitfusion.device.virtual.syntax import Call, Immediate, Instruction, Operand, Register, Symbol
+from bitfusion.device.virtual.table import Table, unsupported
+
+TABLE = Table()
+
+
+@TABLE.emits("trap")
+def trap(e: Emitter, i: Instruction) -> None:
+    e.fault("LAUNCH_FAILED")
+
+
+@TABLE.emits("brkpt")
+def brkpt(e: Emitter, i: Instruction) -> None:
+    """No debugger is attached."""
+
+
+@TABLE.emits("bar barrier", modifiers="arrive cta sync aligned cluster wait release acquire relaxed", operands=(0, 2))
+def bar_arrive(e: Emitter, i: Instruction) -> None:
+    """``bar.arrive`` only counts; all other barriers are suspension points. A cluster is one block: nothing to wait for."""
+    if i.has("cluster"):
+        return
+    if len(i.operands) != 2:
+        raise e.invalid("needs a barrier and a thread count")
+    barrier = e.bits(e.read(i.operands[0], B32), "i64")
+    distance = e.op("shl", e.op("and", barrier, 15), 2)
+    count = e.offset(e.offset(BLOCK_POINTER, BLOCK["ARRIVED"]), distance)
+    e.store(e.op("add", e.load("i32", count), 1), count)
+
+
+@TABLE.emits("call", modifiers="uni")
+def call(e: Emitter, i: Instruction) -> None:
+    assert i.call is not None
+    target = i.call.target
+    if isinstance(target, Symbol):
+        function = e.unit.module.functions.get(target.name)
+        if function is None or function.body is None:
+            _call_system(e, i, target.name, i.call)
+            return
+        if (len(i.call.results), len(i.call.arguments)) != (len(function.results), len(function.parameters)):
+            raise e.invalid(f"the call does not fit {target.name}")
+        e.unit.called[target.name] = None
+        pointer = f"@{function_name(target.name)}"
+    elif isinstance(target, Register):
+        pointer = e.cast("inttoptr", e.registers.get(target.name, "i64"), "ptr").name
+    else:
+        raise e.invalid("calls neither a function nor a register")
+    _call(e, i.call, pointer)
+
+
+def _call(e: Emitter, call: Call, function: str) -> None:
+    memory = [_parameter_memory(e, operand) for operand in (*call.results, *call.arguments)]
+    thread = (e.thread.x, e.thread.y, e.thread.z, e.thread.linear)
+    operands = ", ".join(map(str, (BLOCK_POINTER, *thread, *memory)))
+    e.emit(f"call void {function}({operands})")
+    for result, pointer in zip(call.results, memory, strict=False):
+        if isinstance(result, Register):
+            e.write(result, e.load(e.registers.storage(result.name), pointer))
+
+
+def _parameter_memory(e: Emitter, operand: Operand) -> Value:
+    """Where a call finds a parameter: the .param variable, or memory made for a register or constant."""
+    match operand:
+        case Symbol(name):
+            variable = e.function.variables.get(name)
+            pointer = e.local_pointer(variable) if variable is not None else e.parameter_pointer(name)
+            if pointer is None:
+                raise e.invalid(f"unknown name {name}")
+            return pointer
+        case Register(name):
+            pointer = e.alloca("i128", 16)
+            e.store(e.registers.get(name, e.registers.storage(name)), pointer)
+            return pointer
+        case Immediate(value):
+            pointer = e.alloca("i64")
+            e.store(constant("i64", value), pointer)
+            return pointer
+    raise e.invalid("this kind of parameter is not supported")
+
+
+# functions of the system
+def _call_system(e: Emitter, i: Instruction, name: str, call: Call) -> None:
+    if name not in _SYSTEM:
+        raise unsupported(i, f"{name} has no body")
+    arguments, results, emit = _SYSTEM[name]
+    if len(call.arguments) != arguments or len(call.results) != results:
+        raise e.invalid(f"the call does not fit {name}")
+    emit(e, call)
+
+
+def _argument(e: Emitter, call: Call, index: int, type_: str = "i64") -> Value:
+    return e.zext(e.load(type_, _parameter_memory(e, call.arguments[index])), "i64")
+
+
+def _return(e: Emitter, call: Call, value: Value) -> None:
+    result = call.results[0]
+    if isinstance(result, Register):
+        e.write(result, value)
+    else:
+        e.store(value, _parameter_memory(e, result))
+
+
+def _call_host(e: Emitter, name: str, *operands: Value) -> Value:
+    function = e.cast("inttoptr", e.launch_field(name, "i64"), "ptr")
+    arguments = ", ".join(map(str, (e.address(BLOCK_POINTER), *operands)))
+    return e.let("i64", f"call i64 {function.name}({arguments})")
+
+
+def _vprintf(e: Emitter, call: Call) -> None:
+    _call_host(e, "PRINTF", _argument(e, call, 0), _argument(e, call, 1))
+    _return(e, call, constant("i32", 0))
+
+
+def _assertfail(e: Emitter, call: Call) -> None:
+    """(message, file, line, function, character size)"""
+    arguments = [_argument(e, call, index, "i32" if index == 2 else "i64") for index in range(4)]
+    _call_host(e, "ASSERT", *arguments)
+    e.fault("ASSERT")
+
+
+def _malloc(e: Emitter, call: Call) -> None:
+    _return(e, call, _call_host(e, "MALLOC", _argument(e, call, 0)))
+
+
+def _free(e: Emitter, call: Call) -> None:
+    _call_host(e, "FREE", _argument(e, call, 0))
+
+
+def _grid_handle(e: Emitter, call: Call) -> None:
+    """cudaCGGetIntrinsicHandle: the grid's workspace."""
+    _return(e, call, e.launch_field("GRID_WORKSPACE", "i64"))
+
+
+_SYSTEM: dict[str, tuple[int, int, Callable[[Emitter, Call], None]]] = {
+    "vprintf": (2, 1, _vprintf),
+    "__assertfail": (5, 0, _assertfail),
+    "malloc": (1, 1, _malloc),
+    "free": (1, 0, _free),
+    "cudaCGGetIntrinsicHandle": (1, 1, _grid_handle),
+}
+"""Name -> (arguments, results, translation)."""

@@ -1,0 +1,168 @@
+"""Data movement: ``mov``, ``ld``, ``st``, address conversion, asynchronous copies (PTX ISA, 9.7.9)."""
+
+from __future__ import annotations
+
+from bitfusion.device.virtual.address import alias_attributes, resolve, state_space
+from bitfusion.device.virtual.builder import FALSE, Value, constant
+from bitfusion.device.virtual.datatypes import B32, B64, TYPES, Type
+from bitfusion.device.virtual.emitter import SHARED, Emitter
+from bitfusion.device.virtual.metadata import ALIAS
+from bitfusion.device.virtual.syntax import Discard, Immediate, Instruction, Operand, Register, Vector
+from bitfusion.device.virtual.table import BITS, EVERYTHING, INTEGERS, SCOPES, SPACES, Table, unsupported
+
+TABLE = Table()
+
+_CACHE = "ca cg cs lu cv wb wt nc L1 L2 unified"
+_VECTORS = "v2 v4 v8"
+_LOAD_ORDER = {"acquire": "acquire", "relaxed": "monotonic"}
+_STORE_ORDER = {"release": "release", "relaxed": "monotonic"}
+
+
+@TABLE.emits("mov", types=f"pred {BITS} {INTEGERS} b128 f16 f16x2 bf16 bf16x2 f32 f64", modifiers="v2 v4", operands=2)
+def mov(e: Emitter, i: Instruction) -> None:
+    """Also packs ``{a, b}`` into a wider register and unpacks it."""
+    target, source = i.operands
+    if isinstance(source, Vector) and isinstance(target, Vector):
+        if len(source.items) != len(target.items):
+            raise e.invalid("the vectors have different lengths")
+        values = [e.read(item, i.type) for item in source.items]
+        for item, value in zip(target.items, values, strict=True):
+            e.write(item, value)
+        return
+    if isinstance(source, Register) and isinstance(target, Register):
+        known = e.registers.known_type(source.name)
+        value = e.registers.get(source.name, known)
+        if value.bits == i.type.bits:  # whatever the type: keep the value as it is
+            e.write(target, value)
+            return
+    e.write(target, e.read(source, i.type), i.type)
+
+
+@TABLE.emits("cvta", types="u32 u64", modifiers=f"to {SPACES}", operands=2)
+def cvta(e: Emitter, i: Instruction) -> None:
+    """Only shared addresses differ from generic ones."""
+    value = e.read(i.operands[1], i.type)
+    if state_space(i) == "shared":
+        operation = "sub" if i.has("to") else "add"
+        value = e.bits(e.op(operation, e.bits(value, "i64"), e.address(SHARED)), value.type)
+    e.write(i.operands[0], value)
+
+
+@TABLE.emits("isspacep", modifiers=SPACES, operands=2)
+def isspacep(e: Emitter, i: Instruction) -> None:
+    address = e.read(i.operands[1], B64)
+    shared_size = e.zext(e.launch_field("SHARED_SIZE", "i32"), "i64")
+    in_shared = e.icmp("ult", e.op("sub", address, e.address(SHARED)), shared_size)
+    base, size = e.launch_field("MEMORY_BASE", "i64"), e.launch_field("MEMORY_SIZE", "i64")
+    in_global = e.icmp("ult", e.op("sub", address, base), size)
+    answers = {"shared": in_shared, "global": in_global}
+    if state_space(i) == "local":
+        answers["local"] = e.invert(e.op("or", in_shared, in_global))
+    e.write(i.operands[0], answers.get(state_space(i), FALSE))
+
+
+def _cells(i: Instruction, operand: Operand) -> tuple[Operand, ...]:
+    """The registers of a scalar or vector access."""
+    return operand.items if isinstance(operand, Vector) and i.vector_size > 1 else (operand,)
+
+
+def _access(e: Emitter, i: Instruction, address: Operand, cells: int) -> tuple[Value, int, str]:
+    """(pointer, bytes of one cell, metadata) of a load or store."""
+    if cells != i.vector_size:
+        raise e.invalid(f"needs {i.vector_size} registers")
+    size, space = i.type.size, state_space(i)
+    return resolve(e, address, space, size * cells), size, alias_attributes(e, address, space)
+
+
+def _volatile(i: Instruction) -> str:
+    return "volatile " if i.has("volatile", "mmio") else ""
+
+
+@TABLE.emits(
+    "ld ldu",
+    types=EVERYTHING,
+    modifiers=f"weak volatile mmio relaxed acquire {SCOPES} {SPACES} {_VECTORS} {_CACHE}",
+    operands=(2, 3),
+)
+def load(e: Emitter, i: Instruction) -> None:
+    targets = _cells(i, i.operands[0])
+    pointer, size, attributes = _access(e, i, i.operands[1], len(targets))
+    order, type_ = i.choose(_LOAD_ORDER, ""), i.type.storage
+    if order and size > 8:
+        raise unsupported(i)
+    for index, target in enumerate(targets):
+        cell = e.offset(pointer, index * size)
+        if order:
+            value = e.let(type_, f"load atomic {_volatile(i)}{type_}, {cell} {order}, align {size}")
+        else:
+            value = e.let(type_, f"load {_volatile(i)}{type_}, {cell}, align {size}{attributes}")
+        e.write(target, value, i.type)
+
+
+@TABLE.emits(
+    "st",
+    types=EVERYTHING,
+    modifiers=f"weak volatile mmio relaxed release {SCOPES} {SPACES} {_VECTORS} {_CACHE}",
+    operands=(2, 3),
+)
+def store(e: Emitter, i: Instruction) -> None:
+    sources = _cells(i, i.operands[1])
+    order = i.choose(_STORE_ORDER, "")
+    if order and i.type.size > 8:
+        raise unsupported(i)
+    values = [e.read(source, _stored(i.type)) for source in sources]
+    pointer, size, attributes = _access(e, i, i.operands[0], len(sources))
+    for index, value in enumerate(values):
+        cell = e.offset(pointer, index * size)
+        if order:
+            e.emit(f"store atomic {_volatile(i)}{value}, {cell} {order}, align {size}")
+        else:
+            e.emit(f"store {_volatile(i)}{value}, {cell}, align {size}{attributes}")
+
+
+def _stored(datatype: Type) -> Type:
+    """f16 and its like are moved as integers."""
+    return datatype if datatype.llvm == datatype.storage else TYPES[f"b{datatype.bits}"]
+
+
+_HINTS = "prefetch prefetchu discard applypriority pmevent griddepcontrol setmaxnreg"
+
+
+@TABLE.emits(
+    _HINTS,
+    types="u32",
+    modifiers="global local L1 L2 tensormap param generic const mask wait launch_dependents inc dec sync aligned",
+    operands=(0, 2),
+)
+def hint(e: Emitter, i: Instruction) -> None:
+    """Advice about caches and scheduling: nothing to do."""
+
+
+@TABLE.emits("createpolicy", types="b64", modifiers="fractional L2 cvt", operands=(1, 5))
+def createpolicy(e: Emitter, i: Instruction) -> None:
+    """Cache policies are ignored by the accesses that take one."""
+    e.write(i.operands[0], constant("i64", 0))
+
+
+@TABLE.emits("cp", modifiers="async ca cg shared global L2 commit_group wait_group wait_all", operands=(0, 5))
+def cp_async(e: Emitter, i: Instruction) -> None:
+    """``cp.async`` (PTX ISA, 9.7.9.25.3) is done at once, so groups are always complete."""
+    if i.has("commit_group", "wait_group", "wait_all"):
+        return
+    if len(i.operands) < 3 or not isinstance(i.operands[2], Immediate) or i.operands[2].value not in (4, 8, 16):
+        raise e.invalid("copies 4, 8 or 16 bytes")
+    size = i.operands[2].value
+    target = resolve(e, i.operands[0], "shared", size)
+    source = resolve(e, i.operands[1], "global", size)
+    given = i.operands[3] if len(i.operands) > 3 and not i.has("L2") else Discard()
+    if isinstance(given, Register) and e.registers.storage(given.name) == "i1":
+        raise unsupported(i, "ignore-src")
+    for offset in range(0, size, 4):
+        value = e.load("i32", e.offset(source, offset), f", align 4{ALIAS['global']}")
+        if not isinstance(given, Discard):  # bytes beyond src-size read as zeros
+            value = _masked(e, value, offset, e.read(given, B32))
+        e.store(value, e.offset(target, offset), f", align 4{ALIAS['shared']}")
+
+
+def _masked(e: Emitter, value: Value, offset: int, limit: Value) -> Value:
+    return e.select(e.icmp("ult", constant("i32", offset), limit), value, 0)

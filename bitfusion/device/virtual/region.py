@@ -1,0 +1,203 @@
+"""One region of a kernel: the loop over a block's threads that runs each from one suspension point to the next (see layout).
+
+::
+
+    for z, for y:                       rows
+        guard                           what can be decided for the row (kernels without suspension points)
+        for x:                          threads, vectorised by LLVM
+            load saved registers, take the result of the suspension point
+            the blocks of the graph
+            at a suspension point: post operands, save registers, store the state
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from bitfusion.device.virtual import emit_warp
+from bitfusion.device.virtual.body import Body
+from bitfusion.device.virtual.builder import Value, constant
+from bitfusion.device.virtual.device_function import INDEX
+from bitfusion.device.virtual.effects import writes
+from bitfusion.device.virtual.emitter import FRAME, LOCAL, Emitter, Thread, Unit
+from bitfusion.device.virtual.flow import ENTRY, Block
+from bitfusion.device.virtual.guard import emit_guard, find_guard
+from bitfusion.device.virtual.instructions import emit_unpredicated
+from bitfusion.device.virtual.layout import BLOCK, THREADS_MAX
+from bitfusion.device.virtual.metadata import ALIAS, FUNCTION_ATTRIBUTES
+from bitfusion.device.virtual.plan import Plan, Point, reachable
+from bitfusion.device.virtual.syntax import Declaration, Instruction
+
+_BOUND = f"i32 range(i32 1, {THREADS_MAX + 1})"
+_ENDED = -1
+
+_X_FIRST, _X_END = Value("i32", "%x0"), Value("i32", "%x1")
+_FIRST_LINEAR = Value("i32", "%t0")
+_ROW_LINEAR = Value("i32", "%row_linear")
+
+
+class Region(Emitter):
+    """Emits the region that resumes from ``point`` (None: starts the kernel) into the unit."""
+
+    parameters_invariant: ClassVar[bool] = True
+
+    def __init__(self, unit: Unit, plan: Plan, point: Point | None) -> None:
+        super().__init__(unit, plan.function, plan.liveness, _thread(""))
+        self.plan = plan
+        self.point = point
+        self.start = ENTRY if point is None else point.target
+        self.name = f"region.{0 if point is None else point.state}"
+        self.blocks = reachable(plan.graph, self.start)
+        self.written = {name for block in self.blocks for i in plan.graph[block].all_instructions() for name in writes(i)}
+        self.shared_values: dict[str, Value] = {}
+        """Saved registers that are loaded once for all threads."""
+
+    def parameter_pointer(self, name: str) -> Value | None:
+        distance = self.plan.parameters.get(name)
+        return None if distance is None else self.offset(Value("ptr", "%parameters"), distance)
+
+    def local_pointer(self, variable: Declaration) -> Value:
+        """Local memory must outlive the region if the kernel can stop: then it lies in the block's area, not on the stack."""
+        if variable.name not in self.plan.locals:
+            return super().local_pointer(variable)
+        start = self.op("mul", self.zext(self.thread.linear, "i64"), self.plan.local_size)
+        return self.offset(LOCAL, self.op("add", start, self.plan.locals[variable.name]))
+
+    def emit_region(self) -> None:
+        self.prologue()
+        self._load_field("frame", "block", BLOCK["FRAME"], "ptr")
+        self._load_field("local", "block", BLOCK["LOCAL"], "ptr")
+        self._load_uniform()
+        self._begin_rows()
+        has_locals = any(variable.space == "local" for variable in self.function.variables.values())
+        self._threads(parallel=self.options.parallel and not has_locals)
+        self._end_rows()
+        self.unit.definitions.append("\n".join([self._head(), *self.registers.allocas(), *self.allocas, *self.lines, "}"]))
+
+    def _head(self) -> str:
+        bounds = ", ".join(f"{INDEX} %{axis}0, {_BOUND} %{axis}1" for axis in "zyx")
+        block = f"ptr noalias dereferenceable({BLOCK['SIZE']}) %block"
+        return f'define void @"{self.name}"({block}, {bounds}, {INDEX} %t0) {FUNCTION_ATTRIBUTES} {{\ntop:'
+
+    # rows
+    def _begin_rows(self) -> None:
+        self.jump("planes")
+        self.label("planes")
+        z = self.define("tz", "i32", "phi i32 [%z0, %top], [%tz.next, %planes.next]")
+        self.jump("row")
+        self.label("row")
+        y = self.define("ty", "i32", "phi i32 [%y0, %planes], [%ty.next, %row.next]")
+        plane = self.op("mul nuw nsw", self.op("sub nuw nsw", z, Value("i32", "%z0")), Value("i32", "%ntid_y"))
+        row = self.op("add nuw nsw", plane, self.op("sub nuw nsw", y, Value("i32", "%y0")))
+        threads = self.op("mul nuw nsw", row, Value("i32", "%ntid_x"))
+        self.define("row_linear", "i32", f"add nuw nsw {_FIRST_LINEAR}, {threads.name}")
+
+    def _end_rows(self) -> None:
+        for axis, label, again, after in (("y", "row.next", "row", "planes.next"), ("z", "planes.next", "planes", "end")):
+            self.label(label)
+            following = self.define(f"t{axis}.next", "i32", f"add nuw nsw i32 %t{axis}, 1")
+            self.branch(self.icmp("eq", following, Value("i32", f"%{axis}1")), after, again)
+        self.label("end")
+        self.emit("ret void")
+
+    def _threads(self, parallel: bool) -> None:
+        """The loop over a row, and in front of it a copy for rows in which the guard holds."""
+        guard = None
+        if self.options.guards and not self.plan.points:
+            guard = find_guard(self.plan, self.blocks, self.options.bounds_check)
+        if not guard:
+            self._thread_loop("", self._enter("threads"), parallel)
+            return
+        holds, self.row_predicates = emit_guard(self, self.plan, guard, _X_FIRST, _X_END)
+        before = self.here()
+        self.branch(holds, "threads.fast", "threads")
+        self.row_checked = guard.instructions
+        self._thread_loop(".fast", before, parallel)
+        self.row_checked, self.row_predicates = set(), {}
+        self._thread_loop("", before, parallel)
+
+    def _enter(self, label: str) -> str:
+        before = self.here()
+        self.jump(label)
+        return before
+
+    # threads
+    def _thread_loop(self, suffix: str, before: str, parallel: bool) -> None:
+        """The loop over the threads of a row. ``suffix`` tells copies apart."""
+        self.access_group, back_edge = self.unit.metadata.thread_loop(parallel)
+        self.thread = _thread(suffix)
+        self.registers.forget()
+        loop, leave, latch = f"threads{suffix}", f"ended{suffix}", f"latch{suffix}"
+        self.label(loop)
+        x = self.define(f"tx{suffix}", "i32", f"phi i32 [%x0, %{before}], [%tx.next{suffix}, %{latch}]")
+        distance = self.op("sub nuw nsw", x, _X_FIRST)
+        self.define(f"linear{suffix}", "i32", f"add nuw nsw {_ROW_LINEAR}, {distance.name}")
+        if self.point is not None:
+            self._resume(self.point)
+        body = Body(self, self.plan.graph, suffix, leave, frozenset(), lambda s, b: self._suspend(b, latch))
+        self.jump(body.label(self.start))
+        body.emit(self.blocks)
+        self.label(leave)
+        if self.plan.points:
+            emit_warp.post_value(self, "STATE", constant("i16", _ENDED))
+        self.jump(latch)
+        self.label(latch)
+        following = self.define(f"tx.next{suffix}", "i32", f"add nuw nsw {x}, 1")
+        self.branch(self.icmp("eq", following, _X_END), "row.next", loop, back_edge)
+        self.access_group = ""
+
+    def _resume(self, point: Point) -> None:
+        """Compute again or load what the thread needs, and take the result it waited for."""
+        steps: dict[Instruction, None] = {}
+        for name in point.live:
+            steps.update(dict.fromkeys(self.plan.chains.get(name, ())))
+        for step in steps:
+            emit_unpredicated(self, step)
+        linear = self.zext(self.thread.linear, "i64")
+        for name in point.saved:
+            value = self.shared_values.get(name)
+            self.registers.set(name, self._load_saved(name, linear) if value is None else value)
+        emit_warp.take(self, point.instruction)
+        self.registers.store(set(self.liveness.live_out(point.block)))
+
+    def _suspend(self, block: Block, latch: str) -> None:
+        point = next(point for point in self.plan.points if point.block is block)
+        emit_warp.post(self, point.instruction)
+        linear = self.zext(self.thread.linear, "i64")
+        unchanged = set() if self.point is None else set(self.point.saved) - self.written
+        for name in point.saved:
+            if name not in unchanged:
+                self._save(name, linear)
+        emit_warp.post_value(self, "STATE", constant("i16", point.state))
+        self.jump(latch)
+
+    # the frame
+    def _load_uniform(self) -> None:
+        """Registers all threads agree on are read from the first thread's slot. (They are stored for every thread: one may be resumed alone.)"""
+        if self.point is None or not self.options.uniform:
+            return
+        first = self.zext(_FIRST_LINEAR, "i64")
+        for name in self.point.saved:
+            if name in self.plan.uniform:
+                self.shared_values[name] = self._load_saved(name, first)
+
+    def _slot(self, name: str, linear: Value) -> Value:
+        distance = self.op("mul", linear, self.plan.storage_size(name))
+        return self.offset(FRAME, self.op("add", distance, self.plan.slots[name]))
+
+    def _load_saved(self, name: str, linear: Value) -> Value:
+        storage = self.registers.storage(name)
+        attributes = ALIAS["frame"] + self.access_group
+        value = self.load("i8" if storage == "i1" else storage, self._slot(name, linear), attributes)
+        return self.trunc(value, "i1") if storage == "i1" else value
+
+    def _save(self, name: str, linear: Value) -> None:
+        value = self.registers.get(name, self.registers.storage(name))
+        if value.type == "i1":
+            value = self.zext(value, "i8")
+        self.store(value, self._slot(name, linear), ALIAS["frame"] + self.access_group)
+
+
+def _thread(suffix: str) -> Thread:
+    """The values the loop over threads defines."""
+    return Thread(Value("i32", f"%tx{suffix}"), Value("i32", "%ty"), Value("i32", "%tz"), Value("i32", f"%linear{suffix}"))
