@@ -219,8 +219,11 @@ class ClientSession:
             self.end(error)
 
     def end(self, error: BitfusionError) -> None:
-        """The session is over: every outstanding call fails with ``error``, and so does everything later."""
-        if self.error is None:
+        """The session is over: every outstanding call fails with ``error``, and so does everything later.
+
+        The first reason stays, unless the program itself closes the session after it.
+        """
+        if self.error is None or isinstance(error, SessionClosedError):
             self.error = error
         calls, self._calls = self._calls, {}
         for call in calls.values():
@@ -238,8 +241,6 @@ class ClientSession:
             case Kind.WELCOME:
                 self._welcome = decode_welcome(frame.metadata)
                 self._credits = self._welcome.credit_count
-            case Kind.GOODBYE:
-                self.end(SessionClosedError("the session was closed"))
 
     def _reply_rcvd(self, frame: Frame) -> None:
         call = self._calls.get(frame.request)

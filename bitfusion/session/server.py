@@ -139,10 +139,6 @@ class ServerSession:
         """The buffers that fail a call; number 0 fails the session."""
         return self.connection.send(Kind.FAILURE, codec.pack(encode(error)), request=number)
 
-    def goodbye(self) -> list[Buffer]:
-        """The buffers that confirm the client's goodbye."""
-        return self.connection.send(Kind.GOODBYE)
-
     def executed(self, count: int) -> list[Buffer]:
         """``count`` posted operations have run; the credit frame that gives them back, once there are enough."""
         self._executed += count

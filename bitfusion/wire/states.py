@@ -1,7 +1,8 @@
 """The life of a connection as one table (docs/reference/wire.md section 4).
 
 An illegal move is a missing key. The client speaks first and waits for the welcome, or the failure that refuses it, before
-it sends anything else; after that posts and calls go one way, replies, failures and credits the other; goodbye ends it.
+it sends anything else; after that posts and calls go one way, replies, failures and credits the other; goodbye ends it, and the
+end of the connection confirms that all it held is free.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ MOVES: Mapping[tuple[State, Role, Kind], State] = {
     (State.ENDING, Role.SERVER, Kind.REPLY): State.ENDING,
     (State.ENDING, Role.SERVER, Kind.FAILURE): State.ENDING,
     (State.ENDING, Role.SERVER, Kind.CREDIT): State.ENDING,
-    (State.ENDING, Role.SERVER, Kind.GOODBYE): State.CLOSED,
 }
 """(state, who sends, kind) -> state."""
 

@@ -1,0 +1,118 @@
+"""A session's memory against a naive model: what is live, what is charged, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bitfusion import limits
+from bitfusion.device.discovery import discover
+from bitfusion.device.open import open_device
+from bitfusion.errors import DeviceMemoryError, InvalidAddressError
+from bitfusion.worker.memory import SessionMemory
+
+CHUNK = limits.MEMORY_CHUNK_SIZE
+LIMIT = 8 * CHUNK
+SIZE = 32 * CHUNK
+
+
+class Mapped:
+    """Wraps a device to see that only whole unmapped chunks are mapped, and never more than the lease."""
+
+    def __init__(self, device) -> None:
+        self._device = device
+        self.chunks: set[int] = set()
+
+    def __getattr__(self, name: str):
+        return getattr(self._device, name)
+
+    def _range(self, address: int, size: int) -> set[int]:
+        assert size > 0 and size % CHUNK == 0
+        return set(range(address, address + size, CHUNK))
+
+    def map(self, address: int, size: int) -> None:
+        assert not self.chunks & self._range(address, size)
+        self.chunks |= self._range(address, size)
+        assert len(self.chunks) * CHUNK <= LIMIT
+        self._device.map(address, size)
+
+    def unmap(self, address: int, size: int) -> None:
+        assert self.chunks >= self._range(address, size)
+        self.chunks -= self._range(address, size)
+        self._device.unmap(address, size)
+
+
+@pytest.fixture(params=["null", "virtual:1x64MiB"])
+def memory(request):
+    device = Mapped(open_device(discover(request.param)[0], cache_dir=None))
+    yield SessionMemory(device, device.reserve(SIZE), SIZE, LIMIT)
+    device.close()
+
+
+requests = st.lists(
+    st.tuples(st.integers(0, SIZE // 256 - 1), st.integers(1, 3 * CHUNK) | st.sampled_from([CHUNK, LIMIT, LIMIT + 1]))
+    | st.integers(0, 50),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests)
+def test_against_a_model(steps):
+    device = Mapped(open_device(discover("null")[0], cache_dir=None))
+    memory = SessionMemory(device, device.reserve(SIZE), SIZE, LIMIT)
+    live: dict[int, int] = {}
+    for step in steps:
+        if isinstance(step, int):
+            if live:
+                address = sorted(live)[step % len(live)]
+                memory.release(address)
+                del live[address]
+        else:
+            address, size = memory.base + step[0] * 256, step[1]
+            fits = address + size <= memory.base + SIZE and all(
+                address + size <= other or other + length <= address for other, length in live.items()
+            )
+            touched = {chunk for start, length in [*live.items(), (address, size)] for chunk in chunks(memory, start, length)}
+            if not fits:
+                with pytest.raises(InvalidAddressError):
+                    memory.allocate(address, size)
+            elif len(touched) * CHUNK > LIMIT:
+                with pytest.raises(DeviceMemoryError) as caught:
+                    memory.allocate(address, size)
+                assert (caught.value.requested, caught.value.used, caught.value.limit) == (size, memory.used, LIMIT)
+            else:
+                memory.allocate(address, size)
+                live[address] = size
+        charged = {chunk for start, length in live.items() for chunk in chunks(memory, start, length)}
+        assert memory.used == len(charged) * CHUNK
+        assert {memory.base + chunk * CHUNK for chunk in charged} <= device.chunks
+    device.close()
+
+
+def chunks(memory: SessionMemory, address: int, size: int) -> range:
+    return range((address - memory.base) // CHUNK, (address + size - 1 - memory.base) // CHUNK + 1)
+
+
+def test_what_is_within_a_live_allocation(memory):
+    memory.allocate(memory.base + 512, 1000)
+    memory.check(memory.base + 512, 1000)
+    memory.check(memory.base + 1511, 1)
+    for address, size in [(memory.base + 511, 1), (memory.base + 512, 1001), (memory.base + 1512, 1), (0, 1), (2**64 - 1, 5)]:
+        with pytest.raises(InvalidAddressError, match="not within a live allocation"):
+            memory.check(address, size)
+    memory.release(memory.base + 512)
+    with pytest.raises(InvalidAddressError):
+        memory.check(memory.base + 512, 1)
+    with pytest.raises(InvalidAddressError, match="freed twice"):
+        memory.release(memory.base + 512)
+
+
+def test_released_chunks_make_room(memory):
+    for _ in range(5):
+        memory.allocate(memory.base, LIMIT)
+        memory.release(memory.base)
+        memory.allocate(memory.base + LIMIT, LIMIT)
+        memory.release(memory.base + LIMIT)
+    assert memory.used == 0
