@@ -94,6 +94,13 @@ class BlockingTransport:
         self.session.end(SessionClosedError("the session belongs to the process that forked this one; connect again"))
         self._sock.close()
 
+    def forget(self) -> None:
+        """In a forked child: the session is the parent's. Give up this copy of its socket without a word to the server."""
+        self.session.wake = None
+        self._closing.set()
+        self.session.end(SessionClosedError("the session belongs to the parent process; connect again in the child"))
+        self._sock.close()
+
     # operations
 
     def run(self, operation: Operation[T], deadline_s: float | None = None) -> T:
