@@ -70,7 +70,7 @@ class Daemon:
         self._settings = settings
         self._devices = devices
         self._listener = listener
-        self._workers = Workers(sorted({device.kind for device in devices}), settings.log_level)
+        self._workers = Workers(sorted({device.kind for device in devices}), cache_dir, settings.log_level)
         self._server = Server(Pool(devices), self._workers, cache_dir)
         self._stop = asyncio.Event()
 

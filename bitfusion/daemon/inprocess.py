@@ -26,7 +26,7 @@ from bitfusion.wire.operations import Field, Opcode
 from bitfusion.worker.executor import STREAM_WORK, Executor
 from bitfusion.worker.kernels import Kernels
 from bitfusion.worker.memory import SessionMemory
-from bitfusion.worker.process import RANGE_FACTOR
+from bitfusion.worker.process import KERNELS, OBJECTS, RANGE_FACTOR
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class LocalSession:
         size = max(memory_limit * RANGE_FACTOR, limits.GIB)
         memory = SessionMemory(device, device.reserve(size), size, memory_limit)
         self.welcome = Welcome("in-process", WIRE_VERSION, device.info, memory.base, size, memory_limit)
-        self._executor = Executor(device, memory, Kernels(cache_dir and cache_dir / "kernels"), self.metrics)
+        self._executor = Executor(device, memory, Kernels(cache_dir and cache_dir / KERNELS), self.metrics)
         self._failures = PostedFailures()
 
     def post(self, opcode: int, stream: int, *fields: object) -> None:
@@ -136,6 +136,6 @@ class LocalTransport:
 def open_local(spec: str | DeviceSpec = "auto", *, memory: int | None = None, cache_dir: Path | None = None) -> LocalTransport:
     """A session on a device of this process: the first that ``spec`` names, with ``memory`` bytes or all it has."""
     device_spec = discover(spec)[0] if isinstance(spec, str) else spec
-    device = open_device(device_spec, cache_dir=cache_dir and cache_dir / "objects")
+    device = open_device(device_spec, cache_dir=cache_dir and cache_dir / OBJECTS)
     limit = (memory or device_spec.memory_size) // limits.MEMORY_CHUNK_SIZE * limits.MEMORY_CHUNK_SIZE
     return LocalTransport(LocalSession(device, limit, cache_dir))

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import msgpack
 
@@ -52,8 +53,9 @@ class Worker:
 class Workers:
     """All workers of one server, and the zygote they come from."""
 
-    def __init__(self, kinds: list[str], log_level: str = "WARNING") -> None:
+    def __init__(self, kinds: list[str], cache_dir: Path | None, log_level: str = "WARNING") -> None:
         self._kinds = kinds
+        self._cache_dir = cache_dir
         self._log_level = log_level
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -84,10 +86,11 @@ class Workers:
     def _launch(self) -> socket.socket:
         """Start the zygote's process; our end of its control socket."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "bitfusion.worker.zygote", str(theirs.fileno()), self._log_level, *self._kinds]
+        cache = "" if self._cache_dir is None else str(self._cache_dir)
+        command = [sys.executable, "-m", "bitfusion.worker.zygote", str(theirs.fileno()), self._log_level, cache]
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # no threads before a fork
         with theirs:
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen([*command, *self._kinds], pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
         ours.setblocking(False)
         return ours
 

@@ -42,6 +42,9 @@ RANGE_FACTOR = 4
 STOP_TIMEOUT_S = 5.0
 """How long a worker may take to end after its client or its daemon has gone; a kernel's abort takes milliseconds."""
 
+OBJECTS, KERNELS = "objects", "kernels"
+"""Under the cache directory: machine code of the virtual GPU, and PTX of kernels."""
+
 EXIT_OK, EXIT_FAULT, EXIT_DEVICE, EXIT_STUCK = 0, 70, 71, 72
 
 
@@ -72,7 +75,7 @@ async def _serve(assignment: Assignment, connection: socket.socket, lifeline: in
         connection.setblocking(True)
         connection.sendall(b"".join(session.fail(0, error)))
         return EXIT_DEVICE
-    executor = Executor(device, memory, Kernels(_cache_dir(assignment, "kernels")), session.metrics)
+    executor = Executor(device, memory, Kernels(_cache_dir(assignment, KERNELS)), session.metrics)
     service = Service(session, executor)
     watch = Watch(device, connection.fileno(), lifeline)
     asyncio.get_running_loop().set_exception_handler(_fault)
@@ -94,7 +97,7 @@ def _fault(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
 
 def _open(assignment: Assignment) -> tuple[Device, SessionMemory]:
     spec = DeviceSpec(**assignment.spec)  # type: ignore[arg-type]
-    device = open_device(spec, cache_dir=_cache_dir(assignment, "objects"))
+    device = open_device(spec, cache_dir=_cache_dir(assignment, OBJECTS))
     limit = assignment.memory_limit // limits.MEMORY_CHUNK_SIZE * limits.MEMORY_CHUNK_SIZE
     size = max(limit * RANGE_FACTOR, limits.GIB)
     return device, SessionMemory(device, device.reserve(size), size, limit)

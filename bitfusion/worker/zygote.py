@@ -14,11 +14,12 @@ import selectors
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import cast
 
 import msgpack
 
-from bitfusion.worker.process import EXIT_FAULT, Assignment, work
+from bitfusion.worker.process import EXIT_FAULT, OBJECTS, Assignment, work
 
 MESSAGE_SIZE_MAX = 64 * 1024
 """One request: a hello (16 KiB at most) with the lease around it."""
@@ -88,12 +89,12 @@ class Zygote:
             sys.exit(0)  # the daemon has gone; nobody is left to tell
 
 
-def warm(kinds: list[str]) -> None:
+def warm(kinds: list[str], cache_dir: Path | None) -> None:
     """Import and prepare all that workers of these device kinds need, so that they share its memory."""
     from bitfusion.device.open import warm as warm_device
 
     for kind in kinds:
-        warm_device(kind)
+        warm_device(kind, cache_dir)
     if set(kinds) != {"null"}:
         from bitfusion.kernels.compiler import warm as warm_compiler
 
@@ -101,11 +102,11 @@ def warm(kinds: list[str]) -> None:
 
 
 def main() -> None:
-    """``python -m bitfusion.worker.zygote FD LEVEL KIND...``, started by the daemon."""
-    descriptor, level, *kinds = sys.argv[1:]
+    """``python -m bitfusion.worker.zygote FD LEVEL CACHE KIND...``, started by the daemon; CACHE may be empty."""
+    descriptor, level, cache, *kinds = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the daemon, which ends us in order
     logging.basicConfig(level=level, format="%(asctime)s %(process)d %(name)s %(message)s")
-    warm(kinds)
+    warm(kinds, Path(cache) / OBJECTS if cache else None)
     gc.collect()
     gc.freeze()  # a collection in a worker would otherwise touch, and so copy, every page it shares
     gc.disable()

@@ -1,0 +1,41 @@
+# `make help` lists the targets. Everything runs in .venv, which `make develop` creates.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help develop demo test lint types bench gpu clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+develop: $(STAMP) ## create .venv with everything for work on bitfusion
+
+$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## train a small network on a leased GPU, and show where the time went
+	$(BIN)/python scripts/demo.py
+
+test: $(STAMP) ## all tests (no GPU needed)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff
+	$(BIN)/ruff check .
+
+types: $(STAMP) ## mypy --strict
+	$(BIN)/mypy
+
+bench: $(STAMP) ## every figure beside its floor
+	$(BIN)/bitfusion bench all --json out/bench.json --plot out/bench.png
+
+gpu: $(STAMP) ## on a machine with an NVIDIA GPU: its tests and benchmarks
+	$(BIN)/python scripts/gpu_check.py
+
+clean: ## remove .venv and everything that was made
+	rm -rf $(VENV) build dist out .demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
