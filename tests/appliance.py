@@ -85,8 +85,9 @@ class Appliance:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Stop in order; the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
+        if self.process.returncode is not None:
+            return self.process.returncode
+        self.process.send_signal(number)
         return self._end()
 
     def _end(self) -> int:
@@ -96,6 +97,8 @@ class Appliance:
             self.process.kill()
             code = self.process.wait()
         self._reader.join(STOP_TIMEOUT_S)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
         return code
 
     def __enter__(self) -> Appliance:

@@ -270,8 +270,7 @@ class ClientSession:
 
     def _failure_rcvd(self, frame: Frame) -> None:
         error = decode(frame.metadata)
-        call = self._calls.pop(frame.request, None)
         if frame.request == 0 or self._connection.state is State.CLOSED:
             self.end(error)
-        elif call is not None:
+        elif (call := self._calls.pop(frame.request, None)) is not None:
             call.finish(error=error)
