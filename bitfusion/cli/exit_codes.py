@@ -28,7 +28,6 @@ class ExitCode(IntEnum):
     OK = 0
     FAILED = 1
     USAGE = 2
-    NO_GPU = 3
     BIND = 4
     CONNECT = 10
     DNS = 11
