@@ -24,8 +24,9 @@ demo: $(STAMP) ## train a small network on a leased GPU, and show where the time
 test: $(STAMP) ## all tests (no GPU needed)
 	$(BIN)/python -m pytest
 
-lint: $(STAMP) ## ruff
+lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 types: $(STAMP) ## mypy --strict
 	$(BIN)/mypy

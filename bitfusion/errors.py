@@ -213,7 +213,9 @@ class DeviceMemoryError(DeviceError):
     code = 51
     name = "CUDA_ERROR_OUT_OF_MEMORY"
 
-    def __init__(self, message: str, /, *, requested: int = 0, used: int = 0, limit: int = 0, **details: Detail) -> None:
+    def __init__(
+        self, message: str, /, *, requested: int = 0, used: int = 0, limit: int = 0, **details: Detail
+    ) -> None:
         super().__init__(message, requested=requested, used=used, limit=limit, **details)
         self.requested = requested
         self.used = used

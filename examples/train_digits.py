@@ -184,7 +184,12 @@ class Progress:
         if self.shown:
             filled = 30 * done // self.total
             end = "\n" if done == self.total else ""
-            print(f"\r  {'━' * filled}{'·' * (30 - filled)} {done}/{self.total} {text}", end=end, file=sys.stderr, flush=True)
+            print(
+                f"\r  {'━' * filled}{'·' * (30 - filled)} {done}/{self.total} {text}",
+                end=end,
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def train(options: argparse.Namespace) -> dict[str, object]:
@@ -192,7 +197,9 @@ def train(options: argparse.Namespace) -> dict[str, object]:
     images, labels, test_images, test_labels = load(options.seed)
     network = Network(images.shape[1], options.hidden, options.batch, options.seed)
     device_images, device_labels = cuda.to_device(images), cuda.to_device(labels)
-    batches = [slice(start, start + options.batch) for start in range(0, len(labels) - options.batch + 1, options.batch)]
+    batches = [
+        slice(start, start + options.batch) for start in range(0, len(labels) - options.batch + 1, options.batch)
+    ]
     views = [(device_images[batch], device_labels[batch]) for batch in batches]
     rate, progress = np.float32(options.rate), Progress(options.epochs)
     losses: list[float] = []
@@ -231,7 +238,9 @@ def plot(losses: list[float], path: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train a small network on scikit-learn's digits with Numba CUDA kernels.")
+    parser = argparse.ArgumentParser(
+        description="Train a small network on scikit-learn's digits with Numba CUDA kernels."
+    )
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--hidden", type=int, default=128)
@@ -241,7 +250,9 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures")
     options = parser.parse_args()
     figures = train(options)
-    print(f"test accuracy {figures['accuracy']:.1%}, {figures['step_ms']:.2f} ms a step, final loss {figures['losses'][-1]:.4f}")
+    print(
+        f"test accuracy {figures['accuracy']:.1%}, {figures['step_ms']:.2f} ms a step, final loss {figures['losses'][-1]:.4f}"
+    )
     if options.plot:
         plot(figures["losses"], options.plot)
         print(f"loss curve: {options.plot}")

@@ -69,12 +69,20 @@ def show(remote: dict[str, float], local: dict[str, float]) -> None:
     table.add_row("test accuracy", f"{remote['accuracy']:.1%}", f"{local['accuracy']:.1%}")
     table.add_row("training step", f"{remote['step_ms']:.2f} ms", f"{local['step_ms']:.2f} ms")
     table.add_row("ratio", f"{remote['step_ms'] / local['step_ms']:.3f}", "1")
-    for name, key in [("device computing", "compute_s"), ("moving data", "transfer_s"), ("waiting otherwise", "wait_s")]:
+    for name, key in [
+        ("device computing", "compute_s"),
+        ("moving data", "transfer_s"),
+        ("waiting otherwise", "wait_s"),
+    ]:
         table.add_row(name, share(remote, key), share(local, key))
-    table.add_row("first epoch (kernels loaded)", f"{remote['first_epoch_ms']:.0f} ms", f"{local['first_epoch_ms']:.0f} ms")
+    table.add_row(
+        "first epoch (kernels loaded)", f"{remote['first_epoch_ms']:.0f} ms", f"{local['first_epoch_ms']:.0f} ms"
+    )
     table.add_row("whole run", f"{remote['total_s']:.1f} s", f"{local['total_s']:.1f} s")
     console.print(table)
-    console.print("Shares are of the time between opening and closing the session. A second run finds its kernels in the cache.")
+    console.print(
+        "Shares are of the time between opening and closing the session. A second run finds its kernels in the cache."
+    )
     console.print(f"loss curve: {(PLACE / 'remote.png').relative_to(ROOT)}")
 
 

@@ -19,16 +19,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Run an appliance in the foreground until SIGTERM or Ctrl-C.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=_port, default=PORT_DEFAULT, help="port, 0 for any free one (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=_port, default=PORT_DEFAULT, help="port, 0 for any free one (default: %(default)s)"
+    )
     parser.add_argument(
         "--devices",
         default="auto",
         metavar="SPEC",
         help="auto | cuda | null | virtual:COUNTxMEMORY, e.g. virtual:2x4GiB (default: the machine's NVIDIA GPUs, else a virtual one)",
     )
-    parser.add_argument("--state-dir", type=Path, help=f"where the kernel cache is kept (default: {state_dir_default()})")
+    parser.add_argument(
+        "--state-dir", type=Path, help=f"where the kernel cache is kept (default: {state_dir_default()})"
+    )
     parser.add_argument("--ready-file", type=Path, help="write a JSON object with address and pid here once ready")
-    parser.add_argument("--insecure", action="store_true", help="serve addresses other than loopback without TLS and tokens")
+    parser.add_argument(
+        "--insecure", action="store_true", help="serve addresses other than loopback without TLS and tokens"
+    )
     parser.add_argument("--log-level", default="WARNING", type=str.upper, choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--lifeline-fd", type=int, help=argparse.SUPPRESS)

@@ -137,7 +137,9 @@ class BaseArray(Generic[C]):
 
     def reshape(self, *shape: Any, order: str = "C") -> Self:
         """The same elements in another shape. ValueError where that would need a copy."""
-        return self._view(self.layout.reshape(shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape, order))
+        return self._view(
+            self.layout.reshape(shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape, order)
+        )
 
     def ravel(self, order: str = "C", stream: BaseStream[C] | int = 0) -> Self:
         """One dimension. ValueError where that would need a copy."""
@@ -157,7 +159,9 @@ class BaseArray(Generic[C]):
             raise ValueError("a dtype of another size needs a C-contiguous array with at least one dimension")
         last, rest = divmod(layout.shape[-1] * old, new.itemsize)
         if rest:
-            raise ValueError(f"the last axis of {layout.shape[-1] * old} bytes does not divide into items of {new.itemsize}")
+            raise ValueError(
+                f"the last axis of {layout.shape[-1] * old} bytes does not divide into items of {new.itemsize}"
+            )
         shape = (*layout.shape[:-1], last)
         return self._view(Layout(layout.offset, shape, c_strides(shape, new.itemsize), new.itemsize), new)
 
@@ -236,7 +240,9 @@ class BaseArray(Generic[C]):
 class DeviceArray(BaseArray["Client"]):
     """An array in device memory. Methods that move data wait until the host's side of it is done."""
 
-    def copy_to_host(self, out: HostArray | None = None, stream: BaseStream[Client] | int = 0, *, ary: HostArray | None = None) -> HostArray:
+    def copy_to_host(
+        self, out: HostArray | None = None, stream: BaseStream[Client] | int = 0, *, ary: HostArray | None = None
+    ) -> HostArray:
         """The elements, in ``out`` (same shape and dtype, any strides) or in a new array. TypeError, ValueError if ``out`` does not fit."""
         return self.client.run(self._download(stream, ary if out is None else out))
 
@@ -288,7 +294,9 @@ def check_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     return checked
 
 
-def new_layout(shape: object, dtype: np.dtype[Any], strides: Sequence[int] | int | None = None, order: str = "C") -> Layout:
+def new_layout(
+    shape: object, dtype: np.dtype[Any], strides: Sequence[int] | int | None = None, order: str = "C"
+) -> Layout:
     """The layout of a new array, its offset such that its lowest byte is its allocation's first. TypeError, ValueError."""
     lengths = _integers(shape)
     if any(length < 0 for length in lengths):
@@ -367,9 +375,7 @@ def _copy(core: Core, stream: int, target: BaseArray[Any], source: BaseArray[Any
     layout = source.layout
     if layout.shape != target.shape:
         layout = _device_broadcast(layout, target.layout, exact)
-    yield from copies.copy(
-        core, stream, (target.allocation.number, target.layout), (source.allocation.number, layout)
-    )
+    yield from copies.copy(core, stream, (target.allocation.number, target.layout), (source.allocation.number, layout))
 
 
 def _device_broadcast(source: Layout, target: Layout, exact: bool) -> Layout:

@@ -234,7 +234,12 @@ class AsyncFunction(BaseFunction[AsyncClient]):
     """A kernel that can be launched."""
 
     async def launch(
-        self, grid: object, block: object, arguments: bytes, stream: BaseStream[AsyncClient] | int = 0, shared_size: int = 0
+        self,
+        grid: object,
+        block: object,
+        arguments: bytes,
+        stream: BaseStream[AsyncClient] | int = 0,
+        shared_size: int = 0,
     ) -> None:
         """Post a launch with packed arguments. LaunchError if they do not fit."""
         await self.client.run(self._launch(grid, block, arguments, stream, shared_size))
@@ -245,4 +250,6 @@ class AsyncModule(BaseModule[AsyncClient]):
 
     async def function(self, name: str) -> AsyncFunction:
         """The kernel ``name``. InvalidValueError if the image has none."""
-        return AsyncFunction(self.client, await self.client.run(operations.load_function(self.client.core, self.handle, name)))
+        return AsyncFunction(
+            self.client, await self.client.run(operations.load_function(self.client.core, self.handle, name))
+        )

@@ -45,9 +45,7 @@ class Core:
     def __init__(self, session: ClientSession) -> None:
         welcome = session.welcome
         self.session = session
-        self.memory = AddressSpace(
-            welcome.memory_base, welcome.memory_size, welcome.memory_limit, welcome.memory_chunk
-        )
+        self.memory = AddressSpace(welcome.memory_base, welcome.memory_size, welcome.memory_limit, welcome.memory_chunk)
         self.dead: deque[tuple[int, int]] = deque()
         self.sources: set[bytes] = set()
         """Hashes of the kernel sources this session has been sent."""

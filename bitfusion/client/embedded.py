@@ -31,13 +31,15 @@ HOOK_VARIABLE = "BITFUSION_HOOK"
 
 
 class Appliance:
-    """One running child process."""
+    """One running child process. ``state_dir`` None is the default place."""
 
-    def __init__(self) -> None:
+    def __init__(self, devices: str = "auto", state_dir: Path | None = None) -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile()
         ready, ready_writer = os.pipe()
         lifeline, self._lifeline = os.pipe()
-        command = ["-P", "-m", "bitfusion", "serve", "--host", "127.0.0.1", "--port", "0", "--devices", "auto"]
+        command = ["-P", "-m", "bitfusion", "serve", "--host", "127.0.0.1", "--port", "0", "--devices", devices]
+        if state_dir is not None:
+            command += ["--state-dir", str(state_dir)]
         try:
             self.process = subprocess.Popen(
                 [sys.executable, *command, "--ready-fd", str(ready_writer), "--lifeline-fd", str(lifeline)],

@@ -74,11 +74,16 @@ class Layout:
     def transpose(self, axes: Sequence[int] | None = None) -> Layout:
         """The axes in another order; reversed if none is given. ValueError for axes that are not a permutation."""
         count = len(self.shape)
-        order = tuple(range(count))[::-1] if axes is None else tuple(axis + count if axis < 0 else axis for axis in axes)
+        order = (
+            tuple(range(count))[::-1] if axes is None else tuple(axis + count if axis < 0 else axis for axis in axes)
+        )
         if sorted(order) != list(range(count)):
             raise ValueError(f"axes {axes!r} do not fit an array with {count} dimensions")
         return Layout(
-            self.offset, tuple(self.shape[axis] for axis in order), tuple(self.strides[axis] for axis in order), self.itemsize
+            self.offset,
+            tuple(self.shape[axis] for axis in order),
+            tuple(self.strides[axis] for axis in order),
+            self.itemsize,
         )
 
     def reshape(self, shape: Sequence[int], order: str = "C") -> Layout:
@@ -93,7 +98,9 @@ class Layout:
             return Layout(self.offset, target, c_strides(target, self.itemsize), self.itemsize)
         strides = _split(self._merged(), target)
         if strides is None:
-            raise ValueError(f"an array of shape {self.shape} and strides {self.strides} cannot be reshaped to {target} without a copy")
+            raise ValueError(
+                f"an array of shape {self.shape} and strides {self.strides} cannot be reshaped to {target} without a copy"
+            )
         return Layout(self.offset, target, strides, self.itemsize)
 
     def squeeze(self, axis: int | Sequence[int] | None = None) -> Layout:
@@ -105,7 +112,10 @@ class Layout:
             raise ValueError("cannot remove an axis that is longer than one")
         kept = [item for item in range(count) if item not in given or self.shape[item] != 1]
         return Layout(
-            self.offset, tuple(self.shape[item] for item in kept), tuple(self.strides[item] for item in kept), self.itemsize
+            self.offset,
+            tuple(self.shape[item] for item in kept),
+            tuple(self.strides[item] for item in kept),
+            self.itemsize,
         )
 
     def _merged(self) -> list[tuple[int, int]]:

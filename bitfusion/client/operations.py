@@ -139,7 +139,9 @@ def memory_info(core: Core) -> Operation[MemoryInfo]:
 def load_kernel(core: Core, source: bytes, signature: object, options: object) -> Operation[Kernel]:
     """Compile and load a captured kernel; its source is sent once. KernelCompileError, UnsupportedError."""
     if not 0 < len(source) <= limits.SOURCE_SIZE_MAX:
-        raise KernelSourceError(f"a kernel's source of {len(source)} bytes is over the limit of {limits.SOURCE_SIZE_MAX}")
+        raise KernelSourceError(
+            f"a kernel's source of {len(source)} bytes is over the limit of {limits.SOURCE_SIZE_MAX}"
+        )
     digest = sha256(source).digest()
     core.reap()
     if digest not in core.sources:

@@ -66,7 +66,9 @@ def run(settings: Settings) -> None:
 class Daemon:
     """One appliance in its running state."""
 
-    def __init__(self, settings: Settings, devices: list[DeviceSpec], listener: socket.socket, cache_dir: Path | None) -> None:
+    def __init__(
+        self, settings: Settings, devices: list[DeviceSpec], listener: socket.socket, cache_dir: Path | None
+    ) -> None:
         self._settings = settings
         self._devices = devices
         self._listener = listener
@@ -115,7 +117,11 @@ class Daemon:
             with open(self._settings.ready_fd, "w") as stream:
                 stream.write(ready + "\n")
         names = ", ".join(f"{device.name} ({device.memory_size / 2**30:.1f} GiB)" for device in self._devices)
-        print(f"bitfusion: ready at {Target(host, port)} with {len(self._devices)} GPUs: {names}", file=sys.stderr, flush=True)
+        print(
+            f"bitfusion: ready at {Target(host, port)} with {len(self._devices)} GPUs: {names}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _check_exposure(settings: Settings) -> None:
@@ -131,7 +137,9 @@ def _check_exposure(settings: Settings) -> None:
 def _listen(settings: Settings) -> socket.socket:
     family, address = resolve(Target(settings.host, settings.port or PORT_DEFAULT))[0]
     try:
-        listener = socket.create_server((address[0], settings.port), family=socket.AddressFamily(family), backlog=BACKLOG)
+        listener = socket.create_server(
+            (address[0], settings.port), family=socket.AddressFamily(family), backlog=BACKLOG
+        )
     except OSError as error:
         raise BindError(f"cannot serve on {Target(settings.host, settings.port)}: {error.strerror or error}") from None
     listener.setblocking(False)

@@ -52,7 +52,9 @@ class LocalSession:
             raise self.error
         if self._failures.pending is not None and opcode in STREAM_WORK:
             return
-        operation = cast(Field, (opcode, stream, *(bytes(field) if isinstance(field, memoryview) else field for field in fields)))
+        operation = cast(
+            Field, (opcode, stream, *(bytes(field) if isinstance(field, memoryview) else field for field in fields))
+        )
         try:
             self._executor.post(operation)
         except (DeviceError, KernelError) as error:
@@ -133,7 +135,9 @@ class LocalTransport:
             self.session.device.close()
 
 
-def open_local(spec: str | DeviceSpec = "auto", *, memory: int | None = None, cache_dir: Path | None = None) -> LocalTransport:
+def open_local(
+    spec: str | DeviceSpec = "auto", *, memory: int | None = None, cache_dir: Path | None = None
+) -> LocalTransport:
     """A session on a device of this process: the first that ``spec`` names, with ``memory`` bytes or all it has."""
     device_spec = discover(spec)[0] if isinstance(spec, str) else spec
     device = open_device(device_spec, cache_dir=cache_dir and cache_dir / OBJECTS)

@@ -107,7 +107,9 @@ class Device(Protocol):
         """Load PTX text (cuda: also cubin or fatbin)."""
         ...
 
-    def launch(self, stream: Stream, function: Function, grid: Dim3, block: Dim3, shared_size: int, arguments: bytes) -> None:
+    def launch(
+        self, stream: Stream, function: Function, grid: Dim3, block: Dim3, shared_size: int, arguments: bytes
+    ) -> None:
         """Launch; ``arguments`` is the packed blob of exactly ``function.info.arguments_size`` bytes. LaunchError, KernelFaultError."""
         ...
 

@@ -53,7 +53,9 @@ class Server:
                     connection, _ = await loop.sock_accept(listener)
                 except OSError as error:
                     log.error("! cannot accept connections: %s; waiting for descriptors to come free", error)
-                    await asyncio.sleep(1.0)  # as asyncio's own servers do (ACCEPT_RETRY_DELAY): there is no event for this
+                    await asyncio.sleep(
+                        1.0
+                    )  # as asyncio's own servers do (ACCEPT_RETRY_DELAY): there is no event for this
                     continue
                 group.create_task(self._connected(connection))
 

@@ -90,7 +90,9 @@ class Workers:
         command = [sys.executable, "-m", "bitfusion.worker.zygote", str(theirs.fileno()), self._log_level, cache]
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # no threads before a fork
         with theirs:
-            self._process = subprocess.Popen([*command, *self._kinds], pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                [*command, *self._kinds], pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
+            )
         ours.setblocking(False)
         return ours
 

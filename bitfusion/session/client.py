@@ -194,9 +194,7 @@ class ClientSession:
     def _single(self, entry: tuple[Call, int, bytes] | tuple[int, int, bytes, memoryview]) -> list[Buffer]:
         if len(entry) == 3:
             call, stream, metadata = entry
-            return self._connection.send(
-                Kind.CALL, metadata, opcode=call.opcode, stream=stream, request=call.request
-            )
+            return self._connection.send(Kind.CALL, metadata, opcode=call.opcode, stream=stream, request=call.request)
         opcode, stream, metadata, payload = entry
         return self._connection.send(Kind.POST, metadata, opcode=opcode, stream=stream, payload=payload)
 

@@ -93,7 +93,9 @@ class ServerSession:
             raise RemoteProtocolError(f"a batch of {len(frame.metadata)} operations is over {limits.BATCH_COUNT_MAX}")
         self._outstanding += len(frame.metadata)
         if self._outstanding > self._credit_count:
-            raise RemoteProtocolError(f"{self._outstanding} operations are posted, over the credit of {self._credit_count}")
+            raise RemoteProtocolError(
+                f"{self._outstanding} operations are posted, over the credit of {self._credit_count}"
+            )
         self.metrics.operations_posted += len(frame.metadata)
         return Batch(frame.metadata)
 
@@ -104,7 +106,9 @@ class ServerSession:
         check(frame.opcode, fields)
         called = frame.opcode >= 0x80
         if called != (frame.kind is Kind.CALL) or called == (frame.request == 0):
-            raise RemoteProtocolError(f"{Opcode(frame.opcode).name} came as a {frame.kind.name} frame, request {frame.request}")
+            raise RemoteProtocolError(
+                f"{Opcode(frame.opcode).name} came as a {frame.kind.name} frame, request {frame.request}"
+            )
         if frame.opcode == Opcode.WRITE_PAYLOAD and not 0 < frame.payload_size <= limits.CHUNK_SIZE:
             raise RemoteProtocolError(f"WRITE_PAYLOAD carries 1 to {limits.CHUNK_SIZE} bytes, not {frame.payload_size}")
         if frame.opcode != Opcode.WRITE_PAYLOAD and (not called or frame.payload_size):

@@ -65,7 +65,9 @@ def unreachable(target: Target, error: OSError) -> UnreachableError:
     if isinstance(error, TimeoutError):
         reason = "did not answer in time: a firewall in between, or the wrong address"
     elif error.errno == errno.ECONNREFUSED:
-        reason = "refused the connection: no appliance listens there; start one with `bitfusion serve`, or check the port"
+        reason = (
+            "refused the connection: no appliance listens there; start one with `bitfusion serve`, or check the port"
+        )
     else:
         reason = f"could not be reached: {error.strerror or error}"
     return UnreachableError(f"the server {target} {reason}", host=target.host, port=target.port)
@@ -103,4 +105,6 @@ def prepare(sock: socket.socket) -> None:
 def lost(error: OSError | None) -> str:
     """The sentence for a connection that was cut."""
     reason = "the server closed it" if error is None else (os.strerror(error.errno) if error.errno else str(error))
-    return f"the connection to the server was lost ({reason}); memory and kernels of the session are gone, connect again"
+    return (
+        f"the connection to the server was lost ({reason}); memory and kernels of the session are gone, connect again"
+    )

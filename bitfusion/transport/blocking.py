@@ -44,7 +44,9 @@ IOV_COUNT_MAX = 512
 class BlockingTransport:
     """One session on one blocking socket. Not for use by several threads at once, except for posted releases."""
 
-    def __init__(self, sock: socket.socket, session: ClientSession, *, flush_delay_s: float = limits.FLUSH_DELAY_S) -> None:
+    def __init__(
+        self, sock: socket.socket, session: ClientSession, *, flush_delay_s: float = limits.FLUSH_DELAY_S
+    ) -> None:
         self.session = session
         self._sock = sock
         self._flush_delay_s = flush_delay_s
@@ -86,12 +88,6 @@ class BlockingTransport:
                 while self.session.error is None:  # the server hangs up once all is freed
                     self._receive(deadline)
         self.session.end(SessionClosedError("the session is closed; connect again"))
-        self._sock.close()
-
-    def forget(self) -> None:
-        """In a forked child: close its copy of the socket and say nothing; the session stays the parent's."""
-        self.session.wake = None
-        self.session.end(SessionClosedError("the session belongs to the process that forked this one; connect again"))
         self._sock.close()
 
     def forget(self) -> None:
@@ -174,7 +170,9 @@ class BlockingTransport:
         """After an interrupt between a system call and its account, nobody can know how many bytes went: end the session."""
         if self._moving:
             self.session.end(
-                SessionClosedError("the session was interrupted in the middle of a transfer and had to end; connect again")
+                SessionClosedError(
+                    "the session was interrupted in the middle of a transfer and had to end; connect again"
+                )
             )
             self._closing.set()
             self._sock.close()
@@ -268,7 +266,9 @@ class BlockingTransport:
             try:
                 self._unsent += self.session.data_to_send()
                 while self._unsent:
-                    self._unsent = _after(self._unsent, self._sock.sendmsg(self._unsent[:IOV_COUNT_MAX], [], socket.MSG_DONTWAIT))
+                    self._unsent = _after(
+                        self._unsent, self._sock.sendmsg(self._unsent[:IOV_COUNT_MAX], [], socket.MSG_DONTWAIT)
+                    )
             except BlockingIOError:
                 pass  # the rest leaves with the next flush
             except OSError as error:

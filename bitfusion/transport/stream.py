@@ -253,7 +253,11 @@ class AsyncTransport:
 
 
 async def open_session(
-    target: Target, hello: Hello, *, timeout_s: float = address.CONNECT_TIMEOUT_S * 3, flush_delay_s: float = limits.FLUSH_DELAY_S
+    target: Target,
+    hello: Hello,
+    *,
+    timeout_s: float = address.CONNECT_TIMEOUT_S * 3,
+    flush_delay_s: float = limits.FLUSH_DELAY_S,
 ) -> AsyncTransport:
     """Connect and open a session on the running loop. ResolveError, UnreachableError, and what the server refuses with.
 

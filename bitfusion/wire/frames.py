@@ -102,8 +102,8 @@ def encode_header(
 
 def decode_header(buffer: memoryview) -> Header:
     """Check and decode the first 32 bytes of ``buffer``; RemoteProtocolError says what is wrong with them."""
-    magic, version, kind, opcode, flags, zero1, stream, request, metadata_size, zero2, payload_size = HEADER.unpack_from(
-        buffer
+    magic, version, kind, opcode, flags, zero1, stream, request, metadata_size, zero2, payload_size = (
+        HEADER.unpack_from(buffer)
     )
     if magic != MAGIC:
         raise RemoteProtocolError(f"this is not the bitfusion protocol: a frame starts with {magic!r}, not {MAGIC!r}")
@@ -123,7 +123,9 @@ def _check_sizes(kind: Kind, metadata_size: int, payload_size: int) -> None:
     """Before anything is allocated: the sizes a header announces are within the limits of its kind."""
     metadata_max = limits.HELLO_SIZE_MAX if kind in (Kind.HELLO, Kind.WELCOME) else limits.METADATA_SIZE_MAX
     if metadata_size > metadata_max:
-        raise RemoteProtocolError(f"a {kind.name} frame announces {metadata_size} bytes of metadata, over {metadata_max}")
+        raise RemoteProtocolError(
+            f"a {kind.name} frame announces {metadata_size} bytes of metadata, over {metadata_max}"
+        )
     if payload_size > limits.PAYLOAD_SIZE_MAX:
         raise RemoteProtocolError(
             f"a {kind.name} frame announces {payload_size} bytes of payload, over {limits.PAYLOAD_SIZE_MAX}"

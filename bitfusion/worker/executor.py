@@ -48,7 +48,9 @@ class Table(dict[int, T]):
     def add(self, handle: int, value: T) -> None:
         """A new handle; InvalidHandleError if it is taken or there are too many."""
         if handle in self or len(self) >= limits.HANDLE_COUNT_MAX:
-            raise InvalidHandleError(f"{self._noun} {handle} cannot be created: the number is taken, or there are too many")
+            raise InvalidHandleError(
+                f"{self._noun} {handle} cannot be created: the number is taken, or there are too many"
+            )
         self[handle] = value
 
     def take(self, handle: int) -> T:
@@ -112,7 +114,11 @@ class Executor:
         if opcode == Opcode.LAUNCH and isinstance(fields[2], bytes) and fields[1] in self._functions:
             gx, gy, gz, bx, by, bz, _ = CONFIG.unpack(fields[2])
             return f"launch of {self._functions[int(fields[1])].info.name}[({gx}, {gy}, {gz}), ({bx}, {by}, {bz})]"
-        words = [hex(field) if isinstance(field, int) else f"{len(field)} bytes" for field in fields[1:] if isinstance(field, int | bytes)]
+        words = [
+            hex(field) if isinstance(field, int) else f"{len(field)} bytes"
+            for field in fields[1:]
+            if isinstance(field, int | bytes)
+        ]
         return f"{Opcode(opcode).name.lower()}({', '.join(words)})"
 
     # memory
@@ -150,7 +156,9 @@ class Executor:
     def _source(self, stream: int, digest: bytes, source: bytes) -> None:
         self._kernels.add_source(digest, source)
 
-    def _kernel_load(self, stream: int, function: int, digest: bytes, signature: Field, options: Field) -> dict[str, object]:
+    def _kernel_load(
+        self, stream: int, function: int, digest: bytes, signature: Field, options: Field
+    ) -> dict[str, object]:
         ptx, entry = self._kernels.compile(digest, signature, options, self.device.info.compute_capability)
         self._functions.add(function, self.device.load(ptx).function(entry))
         return asdict(self._functions[function].info)

@@ -85,7 +85,9 @@ class SessionMemory:
         index = bisect_right(self._starts, address)
         before = self._starts[index - 1] if index else None
         after = self._starts[index] if index < len(self._starts) else None
-        if (before is not None and before + self._sizes[before] > address) or (after is not None and address + size > after):
+        if (before is not None and before + self._sizes[before] > address) or (
+            after is not None and address + size > after
+        ):
             raise InvalidAddressError(f"an allocation of {size} bytes at {address:#x} overlaps a live one")
 
     def _map(self, chunks: Iterable[int]) -> None:

@@ -61,7 +61,9 @@ class Service:
             self._break(error)
         except Exception:
             log.exception("! a fault of the worker's own ends the session")
-            self._break(BitfusionError("the worker failed on an operation it should have managed; its log has the reason"))
+            self._break(
+                BitfusionError("the worker failed on an operation it should have managed; its log has the reason")
+            )
         if self.over or self.session.ended:
             self.stream.close()
         elif self.stream.paused:
@@ -92,7 +94,9 @@ class Service:
         session, executor = self.session, self._executor
         for operation in batch.operations:
             try:
-                if session.failures.pending is None or not (isinstance(operation, tuple) and operation[:1] and operation[0] in STREAM_WORK):
+                if session.failures.pending is None or not (
+                    isinstance(operation, tuple) and operation[:1] and operation[0] in STREAM_WORK
+                ):
                     executor.post(operation)
             except (DeviceError, KernelError) as error:
                 session.failures.keep(error, executor.describe(operation))

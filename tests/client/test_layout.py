@@ -46,7 +46,9 @@ def test_indexing_is_numpys(data: st.DataObject) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_runs_cover_exactly_the_view(data: st.DataObject) -> None:
-    base = np.arange(np.prod(shape := data.draw(npst.array_shapes(max_dims=4, max_side=5))), dtype=np.int16).reshape(shape)
+    base = np.arange(np.prod(shape := data.draw(npst.array_shapes(max_dims=4, max_side=5))), dtype=np.int16).reshape(
+        shape
+    )
     view = viewed(base, data.draw(npst.basic_indices(shape)))
     view = view.transpose(data.draw(st.permutations(range(view.ndim))))
     if not view.size:
@@ -56,7 +58,9 @@ def test_runs_cover_exactly_the_view(data: st.DataObject) -> None:
     taken = b"".join(raw[offset : offset + cut.run] for offset in cut.offsets())
     assert sorted(np.frombuffer(taken, np.int16)) == sorted(view.reshape(-1))
     canonical = np.frombuffer(taken, np.int16).reshape(cut.lengths)
-    steps = [0 if axis in cut.repeated else slice(None, None, -1 if axis in cut.flipped else 1) for axis in range(view.ndim)]
+    steps = [
+        0 if axis in cut.repeated else slice(None, None, -1 if axis in cut.flipped else 1) for axis in range(view.ndim)
+    ]
     expected = viewed(view, tuple(steps))
     kept = [axis for axis in range(view.ndim) if axis not in cut.repeated]
     assert np.array_equal(canonical, expected.transpose([kept.index(axis) for axis in cut.order]))
@@ -71,7 +75,9 @@ def test_reshaping_is_numpys_or_refused(data: st.DataObject) -> None:
     order = data.draw(st.sampled_from("CF"))
     if not view.size:
         return
-    target = data.draw(st.sampled_from([(view.size,), (-1,), (view.size, 1), (1, view.size), view.shape, view.shape[::-1]]))
+    target = data.draw(
+        st.sampled_from([(view.size,), (-1,), (view.size, 1), (1, view.size), view.shape, view.shape[::-1]])
+    )
     expected = view.reshape(target, order=order)
     layout = layout_of(view, base)
     try:
@@ -95,7 +101,15 @@ def test_contiguity_is_numpys(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("key", "error"),
-    [(5, IndexError), (-6, IndexError), ((0, 0, 0), IndexError), ((..., ...), IndexError), ([0, 1], TypeError), (True, TypeError), (1.5, TypeError)],
+    [
+        (5, IndexError),
+        (-6, IndexError),
+        ((0, 0, 0), IndexError),
+        ((..., ...), IndexError),
+        ([0, 1], TypeError),
+        (True, TypeError),
+        (1.5, TypeError),
+    ],
 )
 def test_what_is_not_basic_indexing_is_refused(key: object, error: type[Exception]) -> None:
     with pytest.raises(error):

@@ -86,7 +86,11 @@ def hello(version: int = 1, **changes: object) -> bytes:
 @pytest.mark.parametrize(
     ("data", "error", "words"),
     [
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n", RemoteProtocolError, "not the bitfusion protocol"),
+        (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n",
+            RemoteProtocolError,
+            "not the bitfusion protocol",
+        ),
         (bytes(4096), RemoteProtocolError, "not the bitfusion protocol"),
         (b"\xff" * 100_000, RemoteProtocolError, "not the bitfusion protocol"),
         (hello(version=9), VersionMismatchError, "same release"),
@@ -154,7 +158,10 @@ def frame(kind: Kind, fields: object, **header: int) -> bytes:
         (frame(Kind.POST, [[]] * 1025), "over 1024"),
         (encode_header(Kind.POST, opcode=4, payload_size=limits.PAYLOAD_SIZE_MAX), "must be an array|takes 1 fields"),
         (frame(Kind.POST, [1], opcode=4, payload_size=limits.CHUNK_SIZE + 1), "carries 1 to"),
-        (encode_header(Kind.CALL, opcode=0x81, request=1, metadata_size=limits.METADATA_SIZE_MAX)[:24] + b"\xff" * 8, "payload"),
+        (
+            encode_header(Kind.CALL, opcode=0x81, request=1, metadata_size=limits.METADATA_SIZE_MAX)[:24] + b"\xff" * 8,
+            "payload",
+        ),
     ],
 )
 def test_a_breach_in_a_session_ends_it_with_its_reason(session, data, words):

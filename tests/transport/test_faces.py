@@ -178,7 +178,9 @@ async def test_async_copies_both_ways_at_once_do_not_deadlock(async_transport):
     base = session.welcome.memory_base
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         for _ in range(4):
-            group.create_task(async_transport.run(ask(session, Opcode.READ, base, size, into=memoryview(bytearray(size)))))
+            group.create_task(
+                async_transport.run(ask(session, Opcode.READ, base, size, into=memoryview(bytearray(size))))
+            )
             group.create_task(async_transport.run(write(session, bytearray(size))))
 
 

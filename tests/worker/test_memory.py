@@ -74,7 +74,9 @@ def test_against_a_model(steps):
             fits = address + size <= memory.base + SIZE and all(
                 address + size <= other or other + length <= address for other, length in live.items()
             )
-            touched = {chunk for start, length in [*live.items(), (address, size)] for chunk in chunks(memory, start, length)}
+            touched = {
+                chunk for start, length in [*live.items(), (address, size)] for chunk in chunks(memory, start, length)
+            }
             if not fits:
                 with pytest.raises(InvalidAddressError):
                     memory.allocate(address, size)
@@ -99,7 +101,13 @@ def test_what_is_within_a_live_allocation(memory):
     memory.allocate(memory.base + 512, 1000)
     memory.check(memory.base + 512, 1000)
     memory.check(memory.base + 1511, 1)
-    for address, size in [(memory.base + 511, 1), (memory.base + 512, 1001), (memory.base + 1512, 1), (0, 1), (2**64 - 1, 5)]:
+    for address, size in [
+        (memory.base + 511, 1),
+        (memory.base + 512, 1001),
+        (memory.base + 1512, 1),
+        (0, 1),
+        (2**64 - 1, 5),
+    ]:
         with pytest.raises(InvalidAddressError, match="not within a live allocation"):
             memory.check(address, size)
     memory.release(memory.base + 512)

@@ -128,10 +128,10 @@ def _local_variable(e: Emitter, register: str, depth: int) -> tuple[Declaration,
         return None
     operands = definitions[0].operands
     match definitions[0].opcode, operands[1:]:
-        case ("mov" | "cvta"), (Symbol(name, offset),):
+        case (("mov" | "cvta"), (Symbol(name, offset),)):
             variable = e.function.variables.get(name)
             return (variable, offset) if variable is not None and variable.space == "local" else None
-        case ("mov" | "cvta"), (Register(name),):
+        case (("mov" | "cvta"), (Register(name),)):
             return _local_variable(e, name, depth + 1)
         case "add", (left, right):
             return _local_sum(e, left, right, depth) or _local_sum(e, right, left, depth)
@@ -167,8 +167,11 @@ def _check_global(e: Emitter, address: Value, space: str, size: int) -> Value:
     def slow_path() -> Value:
         frame = e.call_foreign("declare ptr @llvm.frameaddress.p0(i32)", "ptr", "i32 0")
         generic = int(space != "global")
-        operands = (e.address(BLOCK_POINTER), address, size, generic, e.address(frame), *e.thread_index64(), e.current.line)
-        return e.call_external(RUNTIME_FUNCTIONS["ptx_badaddr"], *operands, attributes=" cold")
+        where = (e.address(frame), *e.thread_index64())
+        function = RUNTIME_FUNCTIONS["ptx_badaddr"]
+        return e.call_external(
+            function, e.address(BLOCK_POINTER), address, size, generic, *where, e.current.line, attributes=" cold"
+        )
 
     return e.unless(good, address, slow_path)
 

@@ -58,9 +58,12 @@ class PTXModule:
             raise InvalidValueError(f"the module's variables take {size} bytes")
         self.variables_size = max(size, _ALIGNMENT)
         self.variables: Mapping[str, Variable] = {
-            variable.name: Variable(self._offsets[variable.name], variable.size, variable.space == "const") for variable in stored
+            variable.name: Variable(self._offsets[variable.name], variable.size, variable.space == "const")
+            for variable in stored
         }
-        self.kernels = tuple(name for name, function in module.functions.items() if function.entry and function.body is not None)
+        self.kernels = tuple(
+            name for name, function in module.functions.items() if function.entry and function.body is not None
+        )
 
     @cached_property
     def initial_values(self) -> tuple[tuple[int, bytes], ...]:
@@ -144,13 +147,19 @@ class PTXModule:
     def _used_shared(self, kernel: str, plan: Plan) -> list[Declaration]:
         """The static shared variables a kernel can reach; all of them if it calls through pointers."""
         functions = [plan.function, *self._callees(kernel)]
-        if any(i.call is not None and not isinstance(i.call.target, Symbol) for function in functions for i in function.instructions()):
+        if any(
+            i.call is not None and not isinstance(i.call.target, Symbol)
+            for function in functions
+            for i in function.instructions()
+        ):
             return self._all_shared()
         used = {name for function in functions for name in _names_in(function)}
         return [variable for variable in self._all_shared() if variable.name in used]
 
     def _all_shared(self) -> list[Declaration]:
-        return [variable for variable in self._module.variables.values() if variable.space == "shared" and variable.count]
+        return [
+            variable for variable in self._module.variables.values() if variable.space == "shared" and variable.count
+        ]
 
     def _callees(self, kernel: str) -> list[Function]:
         """Functions called from a kernel, directly or not."""

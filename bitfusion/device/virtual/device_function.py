@@ -59,7 +59,9 @@ class DeviceFunction(Emitter):
             value = self.registers.get(result.name, self.registers.storage(result.name))
             self.store(value, self._pointers[result.name])
         self.emit("ret void")
-        self.unit.definitions.append("\n".join([self._head(internal), *self.registers.allocas(), *self.allocas, *self.lines, "}"]))
+        self.unit.definitions.append(
+            "\n".join([self._head(internal), *self.registers.allocas(), *self.allocas, *self.lines, "}"])
+        )
 
     def _head(self, internal: bool) -> str:
         pointers = "".join(f", {pointer}" for pointer in self._pointers.values())

@@ -38,7 +38,9 @@ def membar(e: Emitter, i: Instruction) -> None:
         e.emit("fence seq_cst")
 
 
-@TABLE.emits("fence", modifiers=f"sc acq_rel proxy alias async release acquire mbarrier_init {SCOPES} global shared", operands=0)
+@TABLE.emits(
+    "fence", modifiers=f"sc acq_rel proxy alias async release acquire mbarrier_init {SCOPES} global shared", operands=0
+)
 def fence(e: Emitter, i: Instruction) -> None:
     if not i.has("cta", "proxy"):
         e.emit("fence seq_cst" if i.has("sc") else "fence acq_rel")
@@ -87,7 +89,9 @@ def _vector(e: Emitter, i: Instruction, target: Operand, access: _Access, source
         e.write(result, old, i.type)
 
 
-def _compare_and_swap(e: Emitter, i: Instruction, target: Operand, access: _Access, sources: tuple[Operand, ...]) -> None:
+def _compare_and_swap(
+    e: Emitter, i: Instruction, target: Operand, access: _Access, sources: tuple[Operand, ...]
+) -> None:
     if len(sources) < 2:
         raise e.invalid("needs two sources")
     bits = TYPES[f"b{i.type.bits}"]

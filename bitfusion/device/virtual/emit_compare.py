@@ -15,7 +15,16 @@ TABLE = Table()
 _INTEGER = {name: name for name in ("eq", "ne", "lt", "le", "gt", "ge")}
 _INTEGER |= {"lo": "ult", "ls": "ule", "hi": "ugt", "hs": "uge"}
 _FLOAT = {name: f"o{name}" for name in ("eq", "lt", "le", "gt", "ge")} | {"ne": "one"}
-_FLOAT |= {"equ": "ueq", "neu": "une", "ltu": "ult", "leu": "ule", "gtu": "ugt", "geu": "uge", "num": "ord", "nan": "uno"}
+_FLOAT |= {
+    "equ": "ueq",
+    "neu": "une",
+    "ltu": "ult",
+    "leu": "ule",
+    "gtu": "ugt",
+    "geu": "uge",
+    "num": "ord",
+    "nan": "uno",
+}
 _COMBINE = {"and": "and", "or": "or", "xor": "xor"}
 _COMPARISONS = " ".join({**_INTEGER, **_FLOAT})
 _TRUE_BITS = {"f16": 0x3C00, "f16x2": 0x3C00, "bf16": 0x3F80, "bf16x2": 0x3F80}

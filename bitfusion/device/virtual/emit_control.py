@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bitfusion.device.virtual.builder import Value, constant
+from bitfusion.device.virtual.datatypes import B32
 from bitfusion.device.virtual.emitter import BLOCK_POINTER, Emitter, function_name
 from bitfusion.device.virtual.layout import BLOCK
-from bitfusion.device.virtual.datatypes import B32
 from bitfusion.device.virtual.syntax import Call, Immediate, Instruction, Operand, Register, Symbol
 from bitfusion.device.virtual.table import Table, unsupported
 

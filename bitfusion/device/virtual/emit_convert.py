@@ -74,13 +74,23 @@ def _integer_to_float(e: Emitter, i: Instruction, value: Value, source: Type, ta
         raise unsupported(i)
     result = e.cast(operation, value, target.llvm)
     mode = directed_mode(i)
-    exact = value.bits <= (24 if target.llvm == "float" else 53)
-    if mode is None or exact:
+    if mode is None or value.bits <= (24 if target.llvm == "float" else 53):
         return result
-    # the error as an exact difference of wide integers, small enough for i64
-    wide_value = e.extend(value, "i128", source.signed)
-    difference = e.op("sub", wide_value, e.cast("fptosi", result, "i128"))
-    return nudge(e, mode, result, e.cast("sitofp", e.trunc(difference, "i64"), target.llvm))
+    error = _conversion_error(e, e.extend(value, "i64", source.signed), source, result)
+    return nudge(e, mode, result, error if target.llvm == "double" else e.cast("fptrunc", error, "float"))
+
+
+def _conversion_error(e: Emitter, value: Value, source: Type, result: Value) -> Value:
+    """An integer minus the float it was rounded to, as a double with the right sign.
+
+    Both halves of the integer are doubles, and the upper one is so close to the result that their difference is exact (Sterbenz).
+    """
+    upper = e.op("ashr" if source.signed else "lshr", value, 32)
+    upper = e.cast("sitofp" if source.signed else "uitofp", upper, "double")
+    lower = e.cast("uitofp", e.op("and", value, 0xFFFFFFFF), "double")
+    rounded = result if result.type == "double" else e.cast("fpext", result, "double")
+    scaled = e.op("fmul", upper, Value("double", "4294967296.0"))
+    return e.op("fadd", e.op("fsub", scaled, rounded), lower)
 
 
 def _float_to_float(e: Emitter, i: Instruction, value: Value, target: Type) -> Value:
@@ -150,7 +160,9 @@ def _pack(e: Emitter, i: Instruction) -> None:
     bits, signed = i.require(_PACK_TYPES)
     if len(i.operands) < 3:
         raise e.invalid("needs two sources")
-    low, high = (e.trunc(e.clamp(e.read(operand, S32), *_bounds(bits, signed)), f"i{bits}") for operand in i.operands[2:0:-1])
+    low, high = (
+        e.trunc(e.clamp(e.read(operand, S32), *_bounds(bits, signed)), f"i{bits}") for operand in i.operands[2:0:-1]
+    )
     result = e.zext(e.pack([low, high]), "i32")
     if len(i.operands) == 4:
         above = e.read(i.operands[3], TYPES["b32"])

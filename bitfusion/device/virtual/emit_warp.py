@@ -217,4 +217,3 @@ def check(i: Instruction) -> None:
     if i.has("warp") and len(i.operands) != 1:
         raise syntax_error(i.line, f"{i} needs a mask")
     entry.check(i)
-

@@ -107,7 +107,7 @@ class Emitter(Builder, ABC):
         self.options = unit.options
         self.function = function
         self.liveness = liveness
-        self.thread = thread
+        self.thread: Thread = thread
         self.registers = RegisterFile(self, function.registers)
         self.current = Instruction("", (), ())
         self.access_group = ""
@@ -252,8 +252,8 @@ class Emitter(Builder, ABC):
         """Report a fault of this thread at the current instruction."""
         block = self.address(BLOCK_POINTER)
         where = constant("i64", 0) if address is None else address
-        operands = (block, FAULT[name], where, *self.thread_index64(), self.current.line)
-        self.call_external(RUNTIME_FUNCTIONS["ptx_fault"], *operands, attributes=" cold")
+        function, thread = RUNTIME_FUNCTIONS["ptx_fault"], self.thread_index64()
+        self.call_external(function, block, FAULT[name], where, *thread, self.current.line, attributes=" cold")
 
     def unless(self, good: Value, value: Value, otherwise: Callable[[], Value]) -> Value:
         """``value``, or in the rare case that ``good`` is not set what ``otherwise`` computes."""
@@ -276,9 +276,15 @@ class Emitter(Builder, ABC):
         self._load_field("launch", "block", BLOCK["LAUNCH"], "ptr", metadata.LAUNCH_POINTER)
         self._load_field("shared", "block", BLOCK["SHARED"], "ptr")
         for index, dimension in enumerate(DIMENSIONS):
-            self._load_field(f"ctaid_{dimension}", "block", BLOCK["BLOCK_X"] + 4 * index, "i32", metadata.GRID_INDEX_RANGE)
-            self._load_field(f"nctaid_{dimension}", "launch", LAUNCH["GRID_X"] + 4 * index, "i32", metadata.GRID_SIZE_RANGE)
-            self._load_field(f"ntid_{dimension}", "launch", LAUNCH["THREADS_X"] + 4 * index, "i32", metadata.THREADS_RANGE)
+            self._load_field(
+                f"ctaid_{dimension}", "block", BLOCK["BLOCK_X"] + 4 * index, "i32", metadata.GRID_INDEX_RANGE
+            )
+            self._load_field(
+                f"nctaid_{dimension}", "launch", LAUNCH["GRID_X"] + 4 * index, "i32", metadata.GRID_SIZE_RANGE
+            )
+            self._load_field(
+                f"ntid_{dimension}", "launch", LAUNCH["THREADS_X"] + 4 * index, "i32", metadata.THREADS_RANGE
+            )
         self._load_field("parameters", "launch", LAUNCH["PARAMETERS"], "ptr", metadata.PARAMETERS_POINTER)
         self._load_field("variables", "launch", LAUNCH["VARIABLES"], "ptr", metadata.VARIABLES_POINTER)
         if self.options.bounds_check:

@@ -93,7 +93,11 @@ def _branch_around(body: list[Statement]) -> list[Statement]:
     """Predicated suspensions and control flow become a branch around the plain instruction."""
     result: list[Statement] = []
     for index, item in enumerate(body):
-        if isinstance(item, Label) or item.predicate is None or not (suspends(item) or item.opcode in _PREDICATED_CONTROL):
+        if (
+            isinstance(item, Label)
+            or item.predicate is None
+            or not (suspends(item) or item.opcode in _PREDICATED_CONTROL)
+        ):
             result.append(item)
             continue
         skip = f"$skip@{index}"

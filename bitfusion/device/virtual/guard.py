@@ -148,7 +148,9 @@ def _inside(e: Emitter, plan: Plan, access: _RowAccess, first: Value, last: Valu
     expected = e.op("mul", e.zext(span, "i64"), access.coefficient)
     linear = e.icmp("eq", e.op("sub", ends[1], ends[0]), expected)
     low, high = ends if access.coefficient >= 0 else ends[::-1]
-    valid = e.call_external(RUNTIME_FUNCTIONS["ptx_range"], e.address(LAUNCH_POINTER), low, e.op("add", high, access.size))
+    valid = e.call_external(
+        RUNTIME_FUNCTIONS["ptx_range"], e.address(LAUNCH_POINTER), low, e.op("add", high, access.size)
+    )
     holds = e.op("and", linear, e.icmp("ne", valid, 0))
     if access.size > 1:
         unaligned = e.op("and", e.op("or", low, abs(access.coefficient)), access.size - 1)

@@ -41,7 +41,9 @@ def call_graph(module: Module) -> dict[str, set[str]]:
     """Names of the functions each function calls directly."""
     return {
         function.name: {
-            i.call.target.name for i in function.instructions() if i.call is not None and isinstance(i.call.target, Symbol)
+            i.call.target.name
+            for i in function.instructions()
+            if i.call is not None and isinstance(i.call.target, Symbol)
         }
         for function in module.functions.values()
     }
@@ -136,7 +138,9 @@ class _Inliner:
             else:
                 self.body.append(self._own_access(statement))
             if len(self.body) > STATEMENT_COUNT_MAX:
-                raise UnsupportedError("the kernel is too large after its device functions were expanded", feature="inlining")
+                raise UnsupportedError(
+                    "the kernel is too large after its device functions were expanded", feature="inlining"
+                )
         return self.result
 
     def _callee(self, instruction: Instruction) -> Function | None:
@@ -158,7 +162,11 @@ class _Inliner:
                 variable = self.source.variables.get(actual.name) if isinstance(actual, Symbol) else None
                 if variable is None or variable.space != "param" or variable.count * variable.vector_size != 1:
                     continue
-                if variable.name in in_memory or formal.name in callee_in_memory or variable.size not in _REGISTER_OF_SIZE:
+                if (
+                    variable.name in in_memory
+                    or formal.name in callee_in_memory
+                    or variable.size not in _REGISTER_OF_SIZE
+                ):
                     in_memory.add(variable.name)
                     self.as_register.pop(variable.name, None)
                     continue
@@ -170,13 +178,16 @@ class _Inliner:
         """An instruction of the caller, with ld.param and st.param of a call's variable turned into a move."""
         address = _parameter_access(instruction)
         if address is not None and isinstance(address.base, Symbol) and address.base.name in self.as_register:
-            return _as_move(instruction, self.as_register[address.base.name], instruction.operands, instruction.predicate)
+            return _as_move(
+                instruction, self.as_register[address.base.name], instruction.operands, instruction.predicate
+            )
         return instruction
 
     def _expand_call(self, instruction: Instruction, callee: Function) -> None:
         if callee.name in self.stack:
             raise UnsupportedError(
-                f"recursive function {callee.name} with a barrier, exit or trap inside is not supported", feature="recursion"
+                f"recursive function {callee.name} with a barrier, exit or trap inside is not supported",
+                feature="recursion",
             )
         if callee.body is None:
             raise syntax_error(instruction.line, f"function {callee.name} has no body")
@@ -214,7 +225,9 @@ class _Expansion:
         self.end = f"$end@{callee.name}{suffix}"
         self.after: list[Statement] = []
         labels = [statement.name for statement in callee.body or () if isinstance(statement, Label)]
-        self.names = {name: name + suffix for name in (*callee.registers, *callee.variables, *callee.branch_targets, *labels)}
+        self.names = {
+            name: name + suffix for name in (*callee.registers, *callee.variables, *callee.branch_targets, *labels)
+        }
         self.actuals: dict[str, Operand] = {}
         for formal, actual in _bindings(instruction, callee):
             self._bind(formal, actual, suffix)

@@ -71,8 +71,9 @@ LAUNCH: Final[Mapping[str, int]] = {
     "WORKERS": 232,  # i64: worker threads; %nsmid
     "SUSPENSION_COUNT": 240,  # i64: 0 = the kernel has one region and no states
     "FREE": 248,  # i64 (*)(block, address)
-    "HEAP_LOW": 256,  # i64: an extra range of addresses that accesses may touch; empty when both are 0
-    "HEAP_HIGH": 264,  # i64
+    "FRAME_DISTANCE": 256,  # i64: from a resident block's record to its FRAME, LOCAL and SHARED
+    "LOCAL_DISTANCE": 264,
+    "SHARED_DISTANCE": 272,
     "SIZE": 320,
 }
 """Offsets in the launch record (bytes). Written by the host before the launch, except NEXT, ABORT and FAULT*."""
@@ -95,7 +96,16 @@ def _block_layout() -> Mapping[str, int]:
         "EXPECTED": 192,  # i32 x 16: scratch of the scheduler
         "STATE": 320,  # i16 x threads
     }
-    arrays = (("STATE", 2), ("READY", 1), ("POST_MASK", 4), ("POST_A", 4), ("POST_C", 4), ("POST_VALUE", 8), ("RESULT", 8), ("RESULT_FLAG", 1))
+    arrays = (
+        ("STATE", 2),
+        ("READY", 1),
+        ("POST_MASK", 4),
+        ("POST_A", 4),
+        ("POST_C", 4),
+        ("POST_VALUE", 8),
+        ("RESULT", 8),
+        ("RESULT_FLAG", 1),
+    )
     top = fields["STATE"]
     for name, size in arrays:
         fields[name] = top

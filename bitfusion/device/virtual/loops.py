@@ -12,7 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bitfusion.device.virtual.effects import LOCKSTEP, YIELD, destinations, inverse, reads, suspension
-from bitfusion.device.virtual.syntax import Function, Immediate, Instruction, Label, Operand, Register, Statement, Symbol
+from bitfusion.device.virtual.syntax import (
+    Function,
+    Immediate,
+    Instruction,
+    Label,
+    Operand,
+    Register,
+    Statement,
+    Symbol,
+)
 
 SPIN_SIZE_MAX = 40
 LOCKSTEP_SIZE_MAX = 48
@@ -37,9 +46,7 @@ def _target(instruction: Instruction) -> str | None:
     return None
 
 
-def _cut_back_edges(
-    function: Function, opcode: str, wanted: Callable[[list[Instruction], bool], bool]
-) -> None:
+def _cut_back_edges(function: Function, opcode: str, wanted: Callable[[list[Instruction], bool], bool]) -> None:
     """Put ``opcode`` in front of each backward branch whose loop body is ``wanted(body, has_inner_loop)``."""
     body = function.body or []
     labels = {statement.name: index for index, statement in enumerate(body) if isinstance(statement, Label)}

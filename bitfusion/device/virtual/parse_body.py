@@ -36,10 +36,7 @@ _COLOURS = {"r": "x", "g": "y", "b": "z", "a": "w"}
 _TABLES = (".callprototype", ".branchtargets", ".calltargets")
 
 _SPECIAL_REGISTERS = frozenset(
-    "tid ntid ctaid nctaid laneid warpid nwarpid smid nsmid gridid clock clock64 clock_hi globaltimer globaltimer_lo globaltimer_hi "
-    "lanemask_eq lanemask_lt lanemask_le lanemask_gt lanemask_ge dynamic_smem_size total_smem_size aggr_smem_size clusterid nclusterid "
-    "cluster_ctaid cluster_nctaid cluster_ctarank cluster_nctarank is_explicit_cluster reserved_smem_offset_begin "
-    "reserved_smem_offset_end reserved_smem_offset_cap".split()
+    ["tid", "ntid", "ctaid", "nctaid", "laneid", "warpid", "nwarpid", "smid", "nsmid", "gridid", "clock", "clock64", "clock_hi", "globaltimer", "globaltimer_lo", "globaltimer_hi", "lanemask_eq", "lanemask_lt", "lanemask_le", "lanemask_gt", "lanemask_ge", "dynamic_smem_size", "total_smem_size", "aggr_smem_size", "clusterid", "nclusterid", "cluster_ctaid", "cluster_nctaid", "cluster_ctarank", "cluster_nctarank", "is_explicit_cluster", "reserved_smem_offset_begin", "reserved_smem_offset_end", "reserved_smem_offset_cap"]
 )
 
 
@@ -213,7 +210,8 @@ class BodyParser:
             name = self._register()
             predicate = Negated(name) if negated else Register(name)
         opcode, *modifiers = self.tokens.name().split(".")
-        call, operands = None, ()
+        call: Call | None = None
+        operands: tuple[Operand, ...] = ()
         if opcode == "call":
             call = self._call()
         elif self.tokens.peek() != ";":

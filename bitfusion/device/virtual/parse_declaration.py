@@ -145,8 +145,8 @@ def parse_number(tokens: Tokens) -> Immediate:
     if token[:2] in ("0d", "0D") and len(token) == 18:
         return Immediate(int(tokens.next()[2:], 16) ^ (negative << 63), "d")
     if "." in token and token[:1].isdigit():
-        value = float(tokens.next())
-        return Immediate(int.from_bytes(struct.pack("<d", -value if negative else value), "little"), "d")
+        decimal = float(tokens.next())
+        return Immediate(int.from_bytes(struct.pack("<d", -decimal if negative else decimal), "little"), "d")
     value = parse_integer(token)
     if value is None:
         tokens.fail(f"expected a number, found {token!r}")

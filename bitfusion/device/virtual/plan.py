@@ -73,7 +73,9 @@ class Plan:
 
     def registers_count(self) -> int:
         """32-bit registers alive at once."""
-        return sum((self.storage_size(name) + 3) // 4 for name in self.liveness.most_alive() if name in self.function.registers)
+        return sum(
+            (self.storage_size(name) + 3) // 4 for name in self.liveness.most_alive() if name in self.function.registers
+        )
 
 
 def plan_kernel(module: Module, kernel: Function, suspending: set[str], options: CompileOptions) -> Plan:
@@ -91,7 +93,9 @@ def plan_kernel(module: Module, kernel: Function, suspending: set[str], options:
     stacked = [variable for variable in function.variables.values() if variable.space in ("local", "param")]
     locals_, local_size = lay_out(stacked if points else [])
     if sum(variable.size for variable in stacked) > LOCAL_SIZE_MAX:
-        raise UnsupportedError(f"kernel {kernel.name} needs more than {LOCAL_SIZE_MAX} bytes of local memory", feature="local memory")
+        raise UnsupportedError(
+            f"kernel {kernel.name} needs more than {LOCAL_SIZE_MAX} bytes of local memory", feature="local memory"
+        )
     return Plan(
         function=function,
         graph=graph,

@@ -48,7 +48,9 @@ class Region(Emitter):
         self.start = ENTRY if point is None else point.target
         self.name = f"region.{0 if point is None else point.state}"
         self.blocks = reachable(plan.graph, self.start)
-        self.written = {name for block in self.blocks for i in plan.graph[block].all_instructions() for name in writes(i)}
+        self.written = {
+            name for block in self.blocks for i in plan.graph[block].all_instructions() for name in writes(i)
+        }
         self.shared_values: dict[str, Value] = {}
         """Saved registers that are loaded once for all threads."""
 
@@ -72,7 +74,9 @@ class Region(Emitter):
         has_locals = any(variable.space == "local" for variable in self.function.variables.values())
         self._threads(parallel=self.options.parallel and not has_locals)
         self._end_rows()
-        self.unit.definitions.append("\n".join([self._head(), *self.registers.allocas(), *self.allocas, *self.lines, "}"]))
+        self.unit.definitions.append(
+            "\n".join([self._head(), *self.registers.allocas(), *self.allocas, *self.lines, "}"])
+        )
 
     def _head(self) -> str:
         bounds = ", ".join(f"{INDEX} %{axis}0, {_BOUND} %{axis}1" for axis in "zyx")
@@ -93,7 +97,10 @@ class Region(Emitter):
         self.define("row_linear", "i32", f"add nuw nsw {_FIRST_LINEAR}, {threads.name}")
 
     def _end_rows(self) -> None:
-        for axis, label, again, after in (("y", "row.next", "row", "planes.next"), ("z", "planes.next", "planes", "end")):
+        for axis, label, again, after in (
+            ("y", "row.next", "row", "planes.next"),
+            ("z", "planes.next", "planes", "end"),
+        ):
             self.label(label)
             following = self.define(f"t{axis}.next", "i32", f"add nuw nsw i32 %t{axis}, 1")
             self.branch(self.icmp("eq", following, Value("i32", f"%{axis}1")), after, again)
@@ -200,4 +207,6 @@ class Region(Emitter):
 
 def _thread(suffix: str) -> Thread:
     """The values the loop over threads defines."""
-    return Thread(Value("i32", f"%tx{suffix}"), Value("i32", "%ty"), Value("i32", "%tz"), Value("i32", f"%linear{suffix}"))
+    return Thread(
+        Value("i32", f"%tx{suffix}"), Value("i32", "%ty"), Value("i32", "%tz"), Value("i32", f"%linear{suffix}")
+    )

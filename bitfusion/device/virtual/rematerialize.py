@@ -30,7 +30,7 @@ COEFFICIENT_MAX = 1 << 16
 """Beyond that a row of threads spans more memory than the bounds check of a row looks at."""
 
 _PLAIN = frozenset(
-    "mov cvt cvta add sub mul mad shl shr and or xor not neg setp selp min max bfe bfi mul24 mad24 abs".split()
+    ["mov", "cvt", "cvta", "add", "sub", "mul", "mad", "shl", "shr", "and", "or", "xor", "not", "neg", "setp", "selp", "min", "max", "bfe", "bfi", "mul24", "mad24", "abs"]
 )
 _PACKED = frozenset({"f16x2", "bf16x2"})
 _SAME_IN_ROW = frozenset({"ntid", "ctaid", "nctaid"})
@@ -69,7 +69,8 @@ def _is_plain(function: Function, instruction: Instruction) -> bool:
     if instruction.opcode not in _PLAIN or _PACKED.intersection(instruction.modifiers[-1:]):
         return False
     return not any(
-        isinstance(operand, SpecialRegister) and operand.name.partition(".")[0] in TIMERS for operand in sources(instruction)
+        isinstance(operand, SpecialRegister) and operand.name.partition(".")[0] in TIMERS
+        for operand in sources(instruction)
     )
 
 
@@ -123,7 +124,7 @@ class RowCoefficients:
                 return left + right
             case "sub", [left, right]:
                 return left - right
-            case ("mul" | "mad" | "shl"), _:
+            case (("mul" | "mad" | "shl"), _):
                 return self._of_product(instruction, values)
             case "shr", [_, _] if _is_sign_mask(instruction):
                 return 0

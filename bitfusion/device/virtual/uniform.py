@@ -45,7 +45,11 @@ class _Uniformity:
         controlled = not self.divergent_branches.isdisjoint(self.dependencies[block.name])
         for instruction in block.all_instructions():
             predicate = instruction.predicate
-            if controlled or (predicate is not None and predicate.name in self.divergent) or self._diverges(instruction):
+            if (
+                controlled
+                or (predicate is not None and predicate.name in self.divergent)
+                or self._diverges(instruction)
+            ):
                 self.divergent.update(writes(instruction))
         match block.terminator:
             case Branch(predicate) if controlled or predicate.name in self.divergent:
