@@ -1,7 +1,7 @@
 """From an address operand to an LLVM pointer, with the checks that keep a kernel inside its own memory.
 
-State spaces (PTX ISA, 5.1): global, const and generic addresses are host addresses; a shared address is an offset into the block's shared
-memory; .param and .local variables are addressed by name or through generic addresses.
+State spaces (PTX ISA, 5.1): global, const and generic addresses are host addresses; a shared address is an offset into
+the block's shared memory; .param and .local variables are addressed by name or through generic addresses.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ def _local_sum(e: Emitter, base: Operand, addend: Operand, depth: int) -> tuple[
 def _check_global(e: Emitter, address: Value, space: str, size: int) -> Value:
     """The address if all ``size`` bytes are valid and aligned, else what the slow path makes of it.
 
-    Inside device memory, one look at the shadow table: the granule's valid bytes (from its start) must reach to the end of the access.
+    Inside device memory, one look at the shadow table: the granule's valid bytes (from its start) must reach to the end
+    of the access.
     """
     distance = e.op("sub", address, MEMORY_BASE)
     inside = e.icmp("ult", distance, MEMORY_SIZE)

@@ -16,7 +16,10 @@ from bitfusion.device.virtual.layout import LAUNCH
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """How to write the blocks of a graph: ``suffix`` tells copies of a block apart, ``end`` is where a finished thread goes."""
+    """How to write the blocks of a graph.
+
+    ``suffix`` tells copies of a block apart, ``end`` is where a finished thread goes.
+    """
 
     emitter: Emitter
     graph: Graph

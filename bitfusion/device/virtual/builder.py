@@ -1,6 +1,7 @@
 """Writes LLVM IR as text, line by line. Knows LLVM's types and instructions, nothing of PTX.
 
-Text instead of ``llvmlite.ir`` because it is as short, several times faster to make, and can express ``distinct`` metadata.
+Text instead of ``llvmlite.ir`` because it is as short, several times faster to make, and can express ``distinct``
+metadata.
 """
 
 from __future__ import annotations
@@ -183,7 +184,10 @@ class Builder:
 
     # memory
     def offset(self, pointer: Value, distance: Value | int) -> Value:
-        """The pointer ``distance`` bytes on. As getelementptr: arithmetic on integers would hide the recurrence from the vectoriser."""
+        """The pointer ``distance`` bytes on.
+
+        As getelementptr: arithmetic on integers would hide the recurrence from the vectoriser.
+        """
         if distance == 0:
             return pointer
         amount = f"i64 {distance}" if isinstance(distance, int) else str(distance)

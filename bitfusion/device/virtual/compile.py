@@ -1,4 +1,6 @@
-"""The PTX compiler's entry: a PTX text becomes a ``PTXModule``, which translates its kernels to LLVM IR one by one, on demand."""
+"""The PTX compiler's entry: a PTX text becomes a ``PTXModule``, which translates its kernels to LLVM IR one by one, on
+demand.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +39,18 @@ _SHARED_ALIGNMENT = 128
 
 
 def compile_module(text: str) -> PTXModule:
-    """Parse a PTX text. Raises InvalidValueError with the line; what a kernel cannot use is found when it is compiled."""
+    """Parse a PTX text.
+
+    Raises InvalidValueError with the line; what a kernel cannot use is found when it is compiled.
+    """
     return PTXModule(parse(text))
 
 
 class PTXModule:
-    """A parsed module. ``kernels``: names in the order of the text; ``variables``: where .global and .const variables lie."""
+    """A parsed module.
+
+    ``kernels``: names in the order of the text; ``variables``: where .global and .const variables lie.
+    """
 
     def __init__(self, module: Module) -> None:
         self._module = module
@@ -67,7 +75,10 @@ class PTXModule:
 
     @cached_property
     def initial_values(self) -> tuple[tuple[int, bytes], ...]:
-        """(offset, bytes) of the initialised variables; everything else is zeros. Addresses are left to ``relocations``."""
+        """(offset, bytes) of the initialised variables; everything else is zeros.
+
+        Addresses are left to ``relocations``.
+        """
         return tuple((self._offsets[variable.name], _initial_bytes(variable)) for variable in self._initialised())
 
     @cached_property
@@ -78,7 +89,8 @@ class PTXModule:
     def kernel(self, name: str, options: CompileOptions | None = None) -> KernelCode:
         """Translate a kernel and the device functions it calls.
 
-        Raises InvalidValueError for an unknown kernel or PTX that makes no sense, UnsupportedError naming an instruction or feature.
+        Raises InvalidValueError for an unknown kernel or PTX that makes no sense, UnsupportedError naming an
+        instruction or feature.
         """
         options = options or CompileOptions()
         if name not in self.kernels:

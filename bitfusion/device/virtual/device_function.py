@@ -1,11 +1,12 @@
-"""A device function as an LLVM function: for functions in which no thread stops. All others are expanded where they are called.
+"""A device function as an LLVM function: for functions in which no thread stops. All others are expanded where they are
+called.
 
 ::
 
     void @"d.name"(ptr %block, i32 %tx, i32 %ty, i32 %tz, i32 %linear, ptr %p0, ptr %p1, ...)
 
-with a pointer for every result and every parameter, results first. All device functions look alike, so that they can be called through
-pointers.
+with a pointer for every result and every parameter, results first. All device functions look alike, so that they can be
+called through pointers.
 """
 
 from __future__ import annotations

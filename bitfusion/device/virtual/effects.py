@@ -14,7 +14,28 @@ LOCKSTEP = ".lockstep"
 """Instructions PTX does not have: the thread lets others go first. Put in by ``loops``."""
 
 _WITHOUT_DESTINATION = frozenset(
-    ["st", "red", "bra", "brx", "membar", "fence", "prefetch", "prefetchu", "ret", "exit", "trap", "brkpt", "nanosleep", "cp", "discard", "applypriority", "pmevent", "griddepcontrol", "setmaxnreg", "call"]
+    [
+        "st",
+        "red",
+        "bra",
+        "brx",
+        "membar",
+        "fence",
+        "prefetch",
+        "prefetchu",
+        "ret",
+        "exit",
+        "trap",
+        "brkpt",
+        "nanosleep",
+        "cp",
+        "discard",
+        "applypriority",
+        "pmevent",
+        "griddepcontrol",
+        "setmaxnreg",
+        "call",
+    ]
 )
 _WARP_OPERATIONS = frozenset({"shfl", "vote", "match", "redux", "activemask", "elect"})
 _READ_CARRY = frozenset({"addc", "subc", "madc"})

@@ -1,6 +1,7 @@
 """Atomic operations and fences (PTX ISA, 9.7.13).
 
-One OS thread runs a block, so atomics on shared memory and those of .cta scope need no lock prefix. Others need it: 5 to 6 times slower.
+One OS thread runs a block, so atomics on shared memory and those of .cta scope need no lock prefix. Others need it: 5
+to 6 times slower.
 """
 
 from __future__ import annotations

@@ -143,7 +143,9 @@ def _byte(e: Emitter, i: Instruction, index: int) -> Value:
 
 @TABLE.emits("bfe", types="u32 s32 u64 s64", operands=4)
 def bfe(e: Emitter, i: Instruction) -> None:
-    """Extract a bit field; a signed one is filled with its own sign bit, or the value's where it reaches beyond the top."""
+    """Extract a bit field; a signed one is filled with its own sign bit, or the value's where it reaches beyond the
+    top.
+    """
     width, signed = i.type.bits, i.type.signed
     wide, shift_right_by = f"i{2 * width}", "ashr" if signed else "lshr"
     value = e.extend(e.read(i.operands[1], i.type), wide, signed)

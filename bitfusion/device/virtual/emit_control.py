@@ -1,7 +1,8 @@
-"""Calls, traps and the functions of the system (PTX ISA, 9.7.12 and CUDA C++ Programming Guide, "Formatted Output" ff.).
+"""Calls, traps and the functions of the system (PTX ISA, 9.7.12 and CUDA C++ Programming Guide, "Formatted Output"
+ff.).
 
-A device function becomes an LLVM function that takes the block record, the thread's index and a pointer for every result and parameter. The
-system functions are callbacks of the host, found in the launch record.
+A device function becomes an LLVM function that takes the block record, the thread's index and a pointer for every
+result and parameter. The system functions are callbacks of the host, found in the launch record.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ def brkpt(e: Emitter, i: Instruction) -> None:
 
 @TABLE.emits("bar barrier", modifiers="arrive cta sync aligned cluster wait release acquire relaxed", operands=(0, 2))
 def bar_arrive(e: Emitter, i: Instruction) -> None:
-    """``bar.arrive`` only counts; all other barriers are suspension points. A cluster is one block: nothing to wait for."""
+    """``bar.arrive`` only counts; all other barriers are suspension points.
+
+    A cluster is one block: nothing to wait for.
+    """
     if i.has("cluster"):
         return
     if len(i.operands) != 2:

@@ -83,7 +83,8 @@ def _integer_to_float(e: Emitter, i: Instruction, value: Value, source: Type, ta
 def _conversion_error(e: Emitter, value: Value, source: Type, result: Value) -> Value:
     """An integer minus the float it was rounded to, as a double with the right sign.
 
-    Both halves of the integer are doubles, and the upper one is so close to the result that their difference is exact (Sterbenz).
+    Both halves of the integer are doubles, and the upper one is so close to the result that their difference is exact
+    (Sterbenz).
     """
     upper = e.op("ashr" if source.signed else "lshr", value, 32)
     upper = e.cast("sitofp" if source.signed else "uitofp", upper, "double")

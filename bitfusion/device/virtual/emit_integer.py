@@ -1,7 +1,7 @@
 """Integer arithmetic and its extended-precision forms (PTX ISA, 9.7.1 and 9.7.2).
 
-``add``, ``sub``, ``mul``, ``mad``, ``min``, ``max``, ``abs``, ``neg`` and ``div`` exist for integers and floats: the functions here hand the
-latter to ``emit_float``.
+``add``, ``sub``, ``mul``, ``mad``, ``min``, ``max``, ``abs``, ``neg`` and ``div`` exist for integers and floats: the
+functions here hand the latter to ``emit_float``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Suspension points: barriers and warp operations (PTX ISA, 9.7.13.1 to 9.7.13.8 and 9.7.9.6).
 
-Each is translated in two halves. ``post`` writes the thread's operands where the scheduler finds them; the scheduler performs the operation when
-all threads it waits for have come; ``take`` reads the result when the thread is resumed. ``describe`` tells the scheduler what to do.
+Each is translated in two halves. ``post`` writes the thread's operands where the scheduler finds them; the scheduler
+performs the operation when all threads it waits for have come; ``take`` reads the result when the thread is resumed.
+``describe`` tells the scheduler what to do.
 """
 
 from __future__ import annotations
@@ -193,7 +194,9 @@ def _checked_only(_e: Emitter, i: Instruction) -> None:
 
 
 SUSPENDING = Table()
-"""What ``check`` compares suspension points with: they are translated by ``post`` and ``take``, never as plain instructions."""
+"""What ``check`` compares suspension points with: they are translated by ``post`` and ``take``, never as plain
+instructions.
+"""
 
 for _opcodes, _types, _modifiers, _operands in (
     ("bar barrier", "u32 pred", "sync red and or popc cta aligned warp", (0, 4)),

@@ -1,7 +1,7 @@
 """What all translation of PTX to LLVM IR shares: operands, special values of the thread, records of the run-time.
 
-An ``Emitter`` writes one LLVM function. The ``emit_*`` modules translate instructions with it; ``kernel`` and ``device_function`` derive from
-it and give the function its frame.
+An ``Emitter`` writes one LLVM function. The ``emit_*`` modules translate instructions with it; ``kernel`` and
+``device_function`` derive from it and give the function its frame.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The control flow graph of a function: basic blocks that end in a jump, a branch, a suspension point or the function's end."""
+"""The control flow graph of a function: basic blocks that end in a jump, a branch, a suspension point or the function's
+end.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,10 @@ Graph: TypeAlias = dict[str, Block]
 
 
 def build_graph(function: Function) -> Graph:
-    """The reachable blocks by name, in the order of the text; the first is ENTRY. InvalidValueError for an unknown label."""
+    """The reachable blocks by name, in the order of the text; the first is ENTRY.
+
+    InvalidValueError for an unknown label.
+    """
     body = _branch_around(function.body or [])
     builder = _Builder(function, {statement.name for statement in body if isinstance(statement, Label)})
     for statement in body:

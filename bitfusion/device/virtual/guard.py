@@ -1,8 +1,10 @@
-"""Decides for a whole row of threads what every thread would have to test: ``if (i < n)`` and the bounds of its accesses.
+"""Decides for a whole row of threads what every thread would have to test: ``if (i < n)`` and the bounds of its
+accesses.
 
-A comparison of a value that is linear in ``%tid.x`` with one that is the same in the row can change its outcome only once along the row: if
-both ends agree (and the value did not wrap around), all threads agree. A linear address stays between those of the two ends. If everything
-holds, a copy of the loop without these tests runs: branches, masked stores and checks are gone, and LLVM vectorises it.
+A comparison of a value that is linear in ``%tid.x`` with one that is the same in the row can change its outcome only
+once along the row: if both ends agree (and the value did not wrap around), all threads agree. A linear address stays
+between those of the two ends. If everything holds, a copy of the loop without these tests runs: branches, masked stores
+and checks are gone, and LLVM vectorises it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Expands calls of device functions in which threads may stop, in PTX itself: a suspension point must lie in the kernel.
+"""Expands calls of device functions in which threads may stop, in PTX itself: a suspension point must lie in the
+kernel.
 
-The parameters of an expanded call become registers where they are scalars that are only loaded and stored. All other calls stay calls.
+The parameters of an expanded call become registers where they are scalars that are only loaded and stored. All other
+calls stay calls.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Translates one instruction: finds it in the table, checks it, and handles its predicate (PTX ISA, 9.3 "Predicated Execution")."""
+"""Translates one instruction: finds it in the table, checks it, and handles its predicate (PTX ISA, 9.3 "Predicated
+Execution").
+"""
 
 from __future__ import annotations
 

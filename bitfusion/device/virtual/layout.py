@@ -1,24 +1,28 @@
 """What the PTX compiler and the run-time of the virtual GPU agree on; owns no behaviour.
 
-Three agreements live here: where the fields of the two records in memory lie that machine code and scheduler share (``LAUNCH``, one per
-running grid, and ``BLOCK``, one per resident thread block), the codes they exchange (``SUSPENSION``, ``FAULT``), and what the compiler hands
-over for one kernel (``KernelCode``) and for one module (``Relocation``, ``Variable``).
+Three agreements live here: where the fields of the two records in memory lie that machine code and scheduler share
+(``LAUNCH``, one per running grid, and ``BLOCK``, one per resident thread block), the codes they exchange
+(``SUSPENSION``, ``FAULT``), and what the compiler hands over for one kernel (``KernelCode``) and for one module
+(``Relocation``, ``Variable``).
 
-A kernel is cut at its *suspension points* (barriers, warp operations, yields). State 0 is the kernel's start, state ``s`` means "waits at
-suspension point ``s``", state -1 "has ended". For every state there is one *region*, a function of machine code::
+A kernel is cut at its *suspension points* (barriers, warp operations, yields). State 0 is the kernel's start, state
+``s`` means "waits at suspension point ``s``", state -1 "has ended". For every state there is one *region*, a function
+of machine code::
 
     void region(BLOCK *block, i32 z0, i32 z1, i32 y0, i32 y1, i32 x0, i32 x1, i32 t0)
 
-It resumes every thread with z0 <= z < z1, y0 <= y < y1, x0 <= x < x1 from that state, runs it to its next suspension point or its end, and
-stores its new state (i16) in ``BLOCK["STATE"][t]``. ``t0`` is the linear index of thread (x0, y0, z0). A region is called either for a whole
-block (then all threads are in that state) or for a single thread. A kernel without suspension points stores no states.
+It resumes every thread with z0 <= z < z1, y0 <= y < y1, x0 <= x < x1 from that state, runs it to its next suspension
+point or its end, and stores its new state (i16) in ``BLOCK["STATE"][t]``. ``t0`` is the linear index of thread (x0, y0,
+z0). A region is called either for a whole block (then all threads are in that state) or for a single thread. A kernel
+without suspension points stores no states.
 
-At a suspension point each thread *posts* operands into the block record (``POST_*``, indexed by linear thread) and finds the operation's
-result in ``RESULT_*`` when it is resumed.
+At a suspension point each thread *posts* operands into the block record (``POST_*``, indexed by linear thread) and
+finds the operation's result in ``RESULT_*`` when it is resumed.
 
-The compiler's entry is ``compile.compile_module(text: str) -> PTXModule``: ``kernels`` (names), ``variables`` (name -> Variable),
-``variables_size``, ``initial_values`` ((offset, bytes) pairs), ``relocations``, ``kernel(name, options) -> KernelCode`` (compiled on each call;
-UnsupportedError names an instruction) and ``function_table(options) -> FunctionTable | None``.
+The compiler's entry is ``compile.compile_module(text: str) -> PTXModule``: ``kernels`` (names), ``variables`` (name ->
+Variable), ``variables_size``, ``initial_values`` ((offset, bytes) pairs), ``relocations``, ``kernel(name, options) ->
+KernelCode`` (compiled on each call; UnsupportedError names an instruction) and ``function_table(options) ->
+FunctionTable | None``.
 """
 
 from __future__ import annotations
@@ -117,10 +121,10 @@ def _block_layout() -> Mapping[str, int]:
 BLOCK: Final[Mapping[str, int]] = _block_layout()
 """Offsets in the block record (bytes).
 
-READY (i8) is the scheduler's. POST_MASK (u32): lane mask, or the number of a barrier that is not a constant. POST_A (i32): lane operand of
-``shfl``, or a barrier's thread count that is not a constant. POST_C (i32): third operand of ``shfl``. POST_VALUE (i64): the value voted,
-shuffled, matched or reduced. RESULT (i64) and RESULT_FLAG (i8, a predicate) come back. Kernels without suspension points use only the
-fields before STATE.
+READY (i8) is the scheduler's. POST_MASK (u32): lane mask, or the number of a barrier that is not a constant. POST_A
+(i32): lane operand of ``shfl``, or a barrier's thread count that is not a constant. POST_C (i32): third operand of
+``shfl``. POST_VALUE (i64): the value voted, shuffled, matched or reduced. RESULT (i64) and RESULT_FLAG (i8, a
+predicate) come back. Kernels without suspension points use only the fields before STATE.
 """
 
 SUSPENSION: Final[Mapping[str, int]] = {
@@ -146,13 +150,17 @@ FAULT: Final[Mapping[str, int]] = {
     "LAUNCH_FAILED": 719,
     "DEADLOCK": -1,
 }
-"""Codes in LAUNCH["FAULT"]: CUresult of cuda.h (``trap`` is 719), and one of our own for a barrier nobody will ever complete."""
+"""Codes in LAUNCH["FAULT"]: those of CUresult (cuda.h; ``trap`` is 719), and one of our own for a barrier that nobody
+will ever complete.
+"""
 
 GRANULE: Final = 256
 """Bytes of device memory that share one entry of the shadow table."""
 
 PARAMETERS_SIZE: Final = 4096
-"""Bytes that must be readable at LAUNCH["PARAMETERS"], whatever the kernel takes: machine code may load them ahead of a test."""
+"""Bytes that must be readable at LAUNCH["PARAMETERS"], whatever the kernel takes: machine code may load them ahead of a
+test.
+"""
 
 BLOCK_ALIGNMENT: Final = 64
 
@@ -163,9 +171,9 @@ RUNTIME_FUNCTIONS: Final[Mapping[str, str]] = {
 }
 """Functions of the run-time that machine code calls (all arguments and results i64).
 
-``ptx_fault(block, code, address, x, y, z, line)`` notes a fault and sets ABORT. ``ptx_badaddr(block, address, size, generic, stack, x, y, z,
-line)`` is the slow path of the bounds check: it returns an address that may be used. ``ptx_range(launch, start, end)`` is not 0 if all bytes
-of [start, end) are valid.
+``ptx_fault(block, code, address, x, y, z, line)`` notes a fault and sets ABORT. ``ptx_badaddr(block, address, size,
+generic, stack, x, y, z, line)`` is the slow path of the bounds check: it returns an address that may be used.
+``ptx_range(launch, start, end)`` is not 0 if all bytes of [start, end) are valid.
 """
 
 
@@ -182,7 +190,9 @@ class CompileOptions:
     flush_denormals: bool = False
     """Honour ``.ftz``."""
     plain_atomics: bool = False
-    """Atomics on global memory without a lock prefix: only right when one worker runs the grid and the host does not look."""
+    """Atomics on global memory without a lock prefix: only right when one worker runs the grid and the host does not
+    look.
+    """
     lockstep: bool = False
     """Cut short grid-stride loops at their back edge, so that all threads do one iteration side by side."""
     parallel: bool = True
@@ -208,7 +218,8 @@ class Variable:
 class Relocation:
     """An address inside the initial bytes of the module's variables: ``size`` bytes at ``offset``.
 
-    ``symbol`` names a variable (address + ``addend``) or, where ``function`` is set, a device function of ``FunctionTable``.
+    ``symbol`` names a variable (address + ``addend``) or, where ``function`` is set, a device function of
+    ``FunctionTable``.
     """
 
     offset: int
@@ -220,7 +231,10 @@ class Relocation:
 
 @dataclass(frozen=True, slots=True)
 class KernelCode:
-    """One compiled kernel. ``ir`` is LLVM IR text without a target triple; all other fields are plain values, fit for a cache."""
+    """One compiled kernel.
+
+    ``ir`` is LLVM IR text without a target triple; all other fields are plain values, fit for a cache.
+    """
 
     name: str
     ir: str
@@ -229,9 +243,10 @@ class KernelCode:
     suspensions: tuple[tuple[int, int, int, int], ...]
     """For every state (kind, variant, a, b), kind from SUSPENSION; state 0 has (0, 0, 0, 0).
 
-    ``bar``: variant 0 sync, 1 red.and, 2 red.or, 3 red.popc; a = barrier, -1 = POST_MASK; b = threads, 0 = all, -1 = POST_A. ``shfl``: variant
-    0 up, 1 down, 2 bfly, 3 idx. ``vote``: 0 all, 1 any, 2 uni, 3 ballot. ``match``: 0 all, 1 any. ``redux``: 0 add, 1 min, 2 max, 3 and, 4 or,
-    5 xor, 6 min.u32, 7 max.u32. For warp operations a = 1 means "no mask: the lanes waiting here".
+    ``bar``: variant 0 sync, 1 red.and, 2 red.or, 3 red.popc; a = barrier, -1 = POST_MASK; b = threads, 0 = all, -1 =
+    POST_A. ``shfl``: variant 0 up, 1 down, 2 bfly, 3 idx. ``vote``: 0 all, 1 any, 2 uni, 3 ballot. ``match``: 0 all, 1
+    any. ``redux``: 0 add, 1 min, 2 max, 3 and, 4 or, 5 xor, 6 min.u32, 7 max.u32. For warp operations a = 1 means "no
+    mask: the lanes waiting here".
     """
     parameters: tuple[tuple[int, int], ...]
     """(offset, size) of every parameter in the packed arguments."""

@@ -1,4 +1,5 @@
-"""Which registers hold a value that is still needed, at the borders of basic blocks; and where each register is written.
+"""Which registers hold a value that is still needed, at the borders of basic blocks; and where each register is
+written.
 
 A backward data-flow analysis over sets of registers, kept as bit masks (Python integers), iterated to the fixed point.
 """

@@ -1,10 +1,11 @@
 """Finds loops in which a thread should let others go first, and puts a suspension point at their back edge.
 
-* A *spin loop* waits for another thread (a lock, a flag of another block). Threads of a virtual block run one after the other, so it would
-  never end; with a yield in front of its back edge the others get their turn. Recognised: short loops without stores whose exit depends on an
-  acquire, volatile or relaxed load, or on compare-and-swap or exchange with constants.
-* A *grid-stride loop* over global memory can be run side by side (option lockstep): all threads do one iteration each, so that neighbours
-  touch neighbouring memory and the iteration is vectorised.
+* A *spin loop* waits for another thread (a lock, a flag of another block). Threads of a virtual block run one after the
+  other, so it would never end; with a yield in front of its back edge the others get their turn. Recognised: short
+  loops without stores whose exit depends on an acquire, volatile or relaxed load, or on compare-and-swap or exchange
+  with constants.
+* A *grid-stride loop* over global memory can be run side by side (option lockstep): all threads do one iteration each,
+  so that neighbours touch neighbouring memory and the iteration is vectorised.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The LLVM metadata our code carries: alias classes, ranges, branch weights. Suffixes for instructions, and the text that defines them."""
+"""The LLVM metadata our code carries: alias classes, ranges, branch weights.
+
+Suffixes for instructions, and the text that defines them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ ALWAYS: Final = ", !prof !4"
 GRID_INDEX_RANGE: Final = ", !range !6"
 GRID_SIZE_RANGE: Final = ", !range !7"
 THREADS_RANGE: Final = ", !range !8"
-"""Ranges let LLVM see that Numba's test for negative indices never holds: without them addresses are not linear in the thread index."""
+"""Ranges let LLVM see that Numba's test for negative indices never holds: without them addresses are not linear in the
+thread index.
+"""
 LAUNCH_POINTER: Final = ", !dereferenceable !9"
 PARAMETERS_POINTER: Final = ", !dereferenceable !10, !align !17"
 VARIABLES_POINTER: Final = ", !dereferenceable !18"
@@ -27,7 +32,9 @@ ALIAS: Final[Mapping[str, str]] = {
     "frame": ", !alias.scope !15, !noalias !16",
     "generic": ", !noalias !15",
 }
-"""By state space: global memory, shared memory and our own frames never overlap; a generic address may be either of the first two."""
+"""By state space: global memory, shared memory and our own frames never overlap; a generic address may be either of the
+first two.
+"""
 
 FUNCTION_ATTRIBUTES: Final = "#0"
 """Device addresses start from a null pointer (see Builder.offset), which LLVM must not take for undefined behaviour."""
@@ -68,8 +75,8 @@ class Metadata:
     def thread_loop(self, parallel: bool) -> tuple[str, str]:
         """(suffix for the loop's memory accesses, suffix for its back edge).
 
-        ``parallel``: its iterations are independent, as CUDA threads between two barriers are. Unrolling only costs compile time: the
-        vectoriser interleaves by itself.
+        ``parallel``: its iterations are independent, as CUDA threads between two barriers are. Unrolling only costs
+        compile time: the vectoriser interleaves by itself.
         """
         group, loop = self._next, self._next + 1
         self._next += 2

@@ -36,7 +36,42 @@ _COLOURS = {"r": "x", "g": "y", "b": "z", "a": "w"}
 _TABLES = (".callprototype", ".branchtargets", ".calltargets")
 
 _SPECIAL_REGISTERS = frozenset(
-    ["tid", "ntid", "ctaid", "nctaid", "laneid", "warpid", "nwarpid", "smid", "nsmid", "gridid", "clock", "clock64", "clock_hi", "globaltimer", "globaltimer_lo", "globaltimer_hi", "lanemask_eq", "lanemask_lt", "lanemask_le", "lanemask_gt", "lanemask_ge", "dynamic_smem_size", "total_smem_size", "aggr_smem_size", "clusterid", "nclusterid", "cluster_ctaid", "cluster_nctaid", "cluster_ctarank", "cluster_nctarank", "is_explicit_cluster", "reserved_smem_offset_begin", "reserved_smem_offset_end", "reserved_smem_offset_cap"]
+    [
+        "tid",
+        "ntid",
+        "ctaid",
+        "nctaid",
+        "laneid",
+        "warpid",
+        "nwarpid",
+        "smid",
+        "nsmid",
+        "gridid",
+        "clock",
+        "clock64",
+        "clock_hi",
+        "globaltimer",
+        "globaltimer_lo",
+        "globaltimer_hi",
+        "lanemask_eq",
+        "lanemask_lt",
+        "lanemask_le",
+        "lanemask_gt",
+        "lanemask_ge",
+        "dynamic_smem_size",
+        "total_smem_size",
+        "aggr_smem_size",
+        "clusterid",
+        "nclusterid",
+        "cluster_ctaid",
+        "cluster_nctaid",
+        "cluster_ctarank",
+        "cluster_nctarank",
+        "is_explicit_cluster",
+        "reserved_smem_offset_begin",
+        "reserved_smem_offset_end",
+        "reserved_smem_offset_cap",
+    ]
 )
 
 
@@ -45,11 +80,14 @@ def is_special_register(token: str) -> bool:
     name = token[1:].partition(".")[0]
     if name in _SPECIAL_REGISTERS or name.startswith("reserved_smem"):
         return True
-    return name.startswith(("envreg", "pm")) and name.lstrip("envregpm").isdigit()
+    return name.startswith(("envreg", "pm")) and name.removeprefix("envreg").removeprefix("pm").isdigit()
 
 
 class BodyParser:
-    """Fills ``function`` with its body. Names declared in inner scopes get a suffix, so that the result needs no scopes."""
+    """Fills ``function`` with its body.
+
+    Names declared in inner scopes get a suffix, so that the result needs no scopes.
+    """
 
     def __init__(self, tokens: Tokens, module: Module, function: Function) -> None:
         self.tokens = tokens
@@ -176,7 +214,9 @@ class BodyParser:
                 self.module.variables[unique] = replace(variable, name=unique)
 
     def _location(self) -> None:
-        """``.loc 1 23 5, function_name label+8, inlined_at 1 2 3`` (PTX ISA, 11.5.2): faults name lines of the PTX text, so skipped."""
+        """``.loc 1 23 5, function_name label+8, inlined_at 1 2 3`` (PTX ISA, 11.5.2): faults name lines of the PTX
+        text, so skipped.
+        """
         for _ in range(4):
             self.tokens.next()
         if self.tokens.accept(","):

@@ -1,4 +1,6 @@
-"""What is decided about a kernel before any code is written: its states, what it saves at suspension points, and where memory lies."""
+"""What is decided about a kernel before any code is written: its states, what it saves at suspension points, and where
+memory lies.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``uniform``: registers all threads of a block agree on. ``slots``: saved register -> offset of its array in the frame."""
+    """``uniform``: registers all threads of a block agree on.
+
+    ``slots``: saved register -> offset of its array in the frame.
+    """
 
     function: Function
     graph: Graph
@@ -124,7 +129,9 @@ def lay_out(declarations: Iterable[Declaration]) -> tuple[dict[str, int], int]:
 
 
 def reachable(graph: Graph, start: str = ENTRY) -> list[str]:
-    """Blocks reached from ``start`` without passing a suspension point, in the order of the text but ``start`` wherever it stands."""
+    """Blocks reached from ``start`` without passing a suspension point, in the order of the text but ``start`` wherever
+    it stands.
+    """
     seen, todo = {start}, [start]
     while todo:
         block = graph[todo.pop()]

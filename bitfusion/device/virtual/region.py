@@ -1,4 +1,5 @@
-"""One region of a kernel: the loop over a block's threads that runs each from one suspension point to the next (see layout).
+"""One region of a kernel: the loop over a block's threads that runs each from one suspension point to the next (see
+layout).
 
 ::
 
@@ -59,7 +60,9 @@ class Region(Emitter):
         return None if distance is None else self.offset(Value("ptr", "%parameters"), distance)
 
     def local_pointer(self, variable: Declaration) -> Value:
-        """Local memory must outlive the region if the kernel can stop: then it lies in the block's area, not on the stack."""
+        """Local memory must outlive the region if the kernel can stop: then it lies in the block's area, not on the
+        stack.
+        """
         if variable.name not in self.plan.locals:
             return super().local_pointer(variable)
         start = self.op("mul", self.zext(self.thread.linear, "i64"), self.plan.local_size)
@@ -180,7 +183,10 @@ class Region(Emitter):
 
     # the frame
     def _load_uniform(self) -> None:
-        """Registers all threads agree on are read from the first thread's slot. (They are stored for every thread: one may be resumed alone.)"""
+        """Registers all threads agree on are read from the first thread's slot.
+
+        (They are stored for every thread: one may be resumed alone.)
+        """
         if self.point is None or not self.options.uniform:
             return
         first = self.zext(_FIRST_LINEAR, "i64")

@@ -1,8 +1,8 @@
 """PTX registers as LLVM values: a stack slot for each, and a cache of what is known within one basic block.
 
-PTX registers have a size but hardly a type: the same bits are read as f32 and as b32. The cache keeps a value in every type it was asked for,
-so that ``mov.b32 %r1, %f1`` costs nothing. Slots are written only when the block ends and the register is still needed; LLVM's SROA turns
-them into SSA values.
+PTX registers have a size but hardly a type: the same bits are read as f32 and as b32. The cache keeps a value in every
+type it was asked for, so that ``mov.b32 %r1, %f1`` costs nothing. Slots are written only when the block ends and the
+register is still needed; LLVM's SROA turns them into SSA values.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class RegisterFile:
         return next(iter(views)) if views else self.storage(name)
 
     def set(self, name: str, value: Value, signed: bool = False) -> None:
-        """Write a value; a narrower one is extended, a wider one cut (PTX ISA, 9.4.1 "Operand Size Exceeding Instruction-Type Size")."""
+        """Write a value; a narrower one is extended, a wider one cut (PTX ISA, 9.4.1 "Operand Size Exceeding
+        Instruction-Type Size").
+        """
         bits = BITS_OF_LLVM[self.storage(name)]
         builder = self._builder
         if value.bits < bits:

@@ -1,8 +1,9 @@
-"""Values that are cheaper computed again than saved, and how an integer value changes from one thread of a row to the next.
+"""Values that are cheaper computed again than saved, and how an integer value changes from one thread of a row to the
+next.
 
-A register is *rematerializable* if it has one unpredicated definition that depends only on special registers, kernel parameters and
-constants, through a short chain of plain integer instructions. After a suspension point such a chain is executed again: nothing is saved,
-and addresses stay visibly linear in ``%tid.x``, which the vectoriser needs.
+A register is *rematerializable* if it has one unpredicated definition that depends only on special registers, kernel
+parameters and constants, through a short chain of plain integer instructions. After a suspension point such a chain is
+executed again: nothing is saved, and addresses stay visibly linear in ``%tid.x``, which the vectoriser needs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,31 @@ COEFFICIENT_MAX = 1 << 16
 """Beyond that a row of threads spans more memory than the bounds check of a row looks at."""
 
 _PLAIN = frozenset(
-    ["mov", "cvt", "cvta", "add", "sub", "mul", "mad", "shl", "shr", "and", "or", "xor", "not", "neg", "setp", "selp", "min", "max", "bfe", "bfi", "mul24", "mad24", "abs"]
+    [
+        "mov",
+        "cvt",
+        "cvta",
+        "add",
+        "sub",
+        "mul",
+        "mad",
+        "shl",
+        "shr",
+        "and",
+        "or",
+        "xor",
+        "not",
+        "neg",
+        "setp",
+        "selp",
+        "min",
+        "max",
+        "bfe",
+        "bfi",
+        "mul24",
+        "mad24",
+        "abs",
+    ]
 )
 _PACKED = frozenset({"f16x2", "bf16x2"})
 _SAME_IN_ROW = frozenset({"ntid", "ctaid", "nctaid"})

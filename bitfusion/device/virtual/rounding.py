@@ -1,8 +1,8 @@
 """Directed rounding and the 16-bit formats, which LLVM cannot do by itself.
 
-LLVM rounds to nearest. The result is moved by one unit in the last place where the sign of its exact error says so: the error of a sum is
-itself a float (TwoSum, Knuth, TAOCP 2, 4.2.2), those of products, quotients and roots are the residual of one fma (Muller et al., Handbook
-of Floating-Point Arithmetic, 4.4).
+LLVM rounds to nearest. The result is moved by one unit in the last place where the sign of its exact error says so: the
+error of a sum is itself a float (TwoSum, Knuth, TAOCP 2, 4.2.2), those of products, quotients and roots are the
+residual of one fma (Muller et al., Handbook of Floating-Point Arithmetic, 4.4).
 """
 
 from __future__ import annotations

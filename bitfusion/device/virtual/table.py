@@ -1,6 +1,8 @@
-"""The table of instructions: which function translates an opcode, and which types, modifiers and operand counts it knows.
+"""The table of instructions: which function translates an opcode, and which types, modifiers and operand counts it
+knows.
 
-Whatever an entry does not name is refused with UnsupportedError before anything is translated, so no modifier is ever silently ignored.
+Whatever an entry does not name is refused with UnsupportedError before anything is translated, so no modifier is ever
+silently ignored.
 """
 
 from __future__ import annotations

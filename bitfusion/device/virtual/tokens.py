@@ -1,4 +1,6 @@
-"""Splits PTX text into tokens (PTX ISA, chapter 4 "Syntax") and reports errors with the line they are on; knows no grammar."""
+"""Splits PTX text into tokens (PTX ISA, chapter 4 "Syntax") and reports errors with the line they are on; knows no
+grammar.
+"""
 
 from __future__ import annotations
 

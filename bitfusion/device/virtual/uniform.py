@@ -1,8 +1,8 @@
 """Which registers hold the same value in all threads of a block (loop counters, bounds, kernel parameters).
 
-A register is divergent if its value depends on the thread index, on memory another thread may have written, on a warp operation, or if it
-is written under a branch that depends on a divergent predicate. Branches that only lead to the end of the kernel are ignored: whoever takes
-them is gone, and for the threads that stay nothing differs.
+A register is divergent if its value depends on the thread index, on memory another thread may have written, on a warp
+operation, or if it is written under a branch that depends on a divergent predicate. Branches that only lead to the end
+of the kernel are ignored: whoever takes them is gone, and for the threads that stay nothing differs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Uniformity:
         self.divergent_branches: set[str] = set()
 
     def solve(self) -> set[str]:
-        while any([self._visit(block) for block in self.graph.values()]):
+        while sum(map(self._visit, self.graph.values())):  # not any(): every block is visited before the next round
             pass
         written = {name for block in self.graph.values() for item in block.all_instructions() for name in writes(item)}
         return written - self.divergent
@@ -89,7 +89,9 @@ class _Uniformity:
 
 
 def control_dependencies(graph: Graph) -> dict[str, set[str]]:
-    """Block -> the branching blocks that decide whether it is executed (Ferrante, Ottenstein, Warren 1987); early exits ignored."""
+    """Block -> the branching blocks that decide whether it is executed (Ferrante, Ottenstein, Warren 1987); early exits
+    ignored.
+    """
     successors = _without_early_exits(graph)
     names = list(graph)
     index = {name: position for position, name in enumerate(names)}

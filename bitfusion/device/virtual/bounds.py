@@ -1,0 +1,89 @@
+"""What machine code calls when an access or a thread fails: faults and the slow paths of the bounds check.
+
+Restricted Python.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bitfusion.device.virtual.layout import FAULT, GRANULE, PARAMETERS_SIZE, THREADS_MAX
+from bitfusion.device.virtual.records import Block, Launch
+from bitfusion.device.virtual.restricted import swap
+
+ILLEGAL_ADDRESS: Final = FAULT["ILLEGAL_ADDRESS"]
+MISALIGNED_ADDRESS: Final = FAULT["MISALIGNED_ADDRESS"]
+
+STACK_BELOW: Final = 1 << 20
+"""Bytes below the frame of the accessing function that generic addresses may touch: its .local variables (CUDA allows
+512 KiB a thread).
+"""
+
+STACK_ABOVE: Final = 4 << 20
+"""Bytes above: .local variables of its callers."""
+
+RANGE_SIZE_MAX: Final = 1 << 16
+"""Bytes of one row's access that are looked up at once: 1024 threads of the widest vector are 16 KiB."""
+
+
+def fail(launch: Launch, code: int, address: int) -> None:
+    """Note a fault of the grid, if it is the first, and stop it."""
+    if swap(launch.fault, 0, code):
+        launch.fault_address = address
+    launch.abort = 1
+
+
+def ptx_fault(block: Block, code: int, address: int, x: int, y: int, z: int, line: int) -> None:
+    """Note a fault of one thread, if it is the grid's first, and stop the grid."""
+    launch = block.launch
+    if swap(launch.fault, 0, code):
+        launch.fault_address = address
+        launch.fault_block[0] = block.block_x
+        launch.fault_block[1] = block.block_y
+        launch.fault_block[2] = block.block_z
+        launch.fault_thread[0] = x
+        launch.fault_thread[1] = y
+        launch.fault_thread[2] = z
+        launch.fault_line = line
+    launch.abort = 1
+
+
+def ptx_badaddr(
+    block: Block, address: int, size: int, generic: int, stack: int, x: int, y: int, z: int, line: int
+) -> int:
+    """The slow path of the bounds check: the address itself where it is good after all, else a sink and a fault."""
+    launch = block.launch
+    if address & (size - 1):
+        ptx_fault(block, MISALIGNED_ADDRESS, address, x, y, z, line)
+        return launch.sink
+    if generic and in_window(block, launch, address, size, stack):
+        return address
+    ptx_fault(block, ILLEGAL_ADDRESS, address, x, y, z, line)
+    return launch.sink
+
+
+def in_window(block: Block, launch: Launch, address: int, size: int, stack: int) -> int:
+    """Whether a generic address lies in shared, local or parameter memory."""
+    distance = address - block.shared
+    if distance >= 0 and distance + size <= launch.shared_size:
+        return 1
+    distance = address - stack
+    if distance > -STACK_BELOW and distance < STACK_ABOVE:
+        return 1
+    distance = address - block.local
+    if distance >= 0 and distance + size <= launch.local_size * THREADS_MAX:
+        return 1
+    distance = address - launch.parameters
+    return distance >= 0 and distance + size <= PARAMETERS_SIZE
+
+
+def ptx_range(launch: Launch, start: int, end: int) -> int:
+    """Whether all bytes of [start, end) are valid; no is always a safe answer."""
+    first = start - launch.memory_base
+    last = end - launch.memory_base - 1
+    if first < 0 or last < first or last - first >= RANGE_SIZE_MAX or last >= launch.memory_size:
+        return 0
+    short = 0
+    for granule in range(first // GRANULE, last // GRANULE):
+        short |= launch.shadow[granule] ^ GRANULE
+    return short == 0 and launch.shadow[last // GRANULE] > last % GRANULE

@@ -1,0 +1,89 @@
+"""A program in a device: its variables in device memory, its kernels as functions that can be launched."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+from bitfusion.device.virtual.jit import Code
+from bitfusion.device.virtual.layout import KernelCode
+from bitfusion.device.virtual.memory import DeviceMemory, fill_memory
+from bitfusion.device.virtual.program import Program
+from bitfusion.types import FunctionInfo
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VirtualFunction:
+    """A kernel that can be launched; holds what the launch record points to."""
+
+    info: FunctionInfo
+    code: KernelCode
+    regions: ctypes.Array[ctypes.c_int64]
+    suspensions: ctypes.Array[ctypes.c_int32]
+    regions_address: int
+    suspensions_address: int
+    variables_address: int
+    loaded: Code
+
+
+class VirtualModule:
+    """A loaded PTX text. Its variables live until the device is closed, as handles to its functions may."""
+
+    def __init__(self, program: Program, memory: DeviceMemory) -> None:
+        """DeviceMemoryError if there is no room for its variables."""
+        self._program = program
+        self._functions: dict[str, VirtualFunction] = {}
+        image = program.image
+        self._variables = memory.system.allocate(image.variables_size)
+        fill_memory(self._variables, image.variables_size, b"\0")
+        for offset, data in image.initial_values:
+            ctypes.memmove(self._variables + offset, data, len(data))
+        self._table = Code(image.function_object) if image.function_object else None
+        self._relocate()
+
+    def _relocate(self) -> None:
+        """Write the addresses that initial values contain."""
+        image = self._program.image
+        for item in image.relocations:
+            if item.function:
+                assert self._table is not None
+                address = self._table.address(image.functions[item.symbol])
+            else:
+                address = self._variables + image.variables[item.symbol].offset + item.addend
+            ctypes.memmove(self._variables + item.offset, address.to_bytes(8, "little"), item.size)
+
+    def function(self, name: str) -> VirtualFunction:
+        """The kernel ``name``, compiled now if it never was; InvalidValueError, UnsupportedError."""
+        if name not in self._functions:
+            self._functions[name] = self._load(name)
+        return self._functions[name]
+
+    def _load(self, name: str) -> VirtualFunction:
+        kernel = self._program.kernel(name)
+        code, loaded = kernel.code, Code(kernel.object_code)
+        regions = (ctypes.c_int64 * len(code.regions))(*map(loaded.address, code.regions))
+        rows = [number for row in code.suspensions for number in row]
+        suspensions = (ctypes.c_int32 * len(rows))(*rows)
+        return VirtualFunction(
+            info=_info(code),
+            code=code,
+            regions=regions,
+            suspensions=suspensions,
+            regions_address=ctypes.addressof(regions),
+            suspensions_address=ctypes.addressof(suspensions),
+            variables_address=self._variables,
+            loaded=loaded,
+        )
+
+
+def _info(code: KernelCode) -> FunctionInfo:
+    return FunctionInfo(
+        name=code.name,
+        arguments_size=code.arguments_size,
+        parameters=code.parameters,
+        registers=code.registers,
+        shared_size=code.shared_size,
+        local_size=code.stack_size,
+        constant_size=code.constant_size,
+        threads_max=code.threads_max,
+    )
