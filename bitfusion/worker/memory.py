@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
 
 from bitfusion import limits
 from bitfusion.device.base import Device
@@ -28,6 +27,7 @@ class SessionMemory:
         self._sizes: dict[int, int] = {}
         self._live: Counter[int] = Counter()  # chunk -> live allocations that touch it
         self._mapped: set[int] = set()
+        self._refused: set[int] = set()  # where the client believes it has an allocation that we refused
 
     @property
     def used(self) -> int:
@@ -35,8 +35,23 @@ class SessionMemory:
         return len(self._live) * CHUNK
 
     def allocate(self, address: int, size: int) -> None:
-        """Note a live allocation and map what it needs. InvalidAddressError, DeviceMemoryError."""
+        """Note a live allocation and map what it needs. InvalidAddressError, DeviceMemoryError.
+
+        An allocation that finds no memory is remembered: its client was not there to hear of it, and will release it.
+        """
         self._check_place(address, size)
+        self._refused.discard(address)
+        try:
+            self._charge(address, size)
+        except DeviceMemoryError:
+            if len(self._refused) < limits.ALLOCATION_COUNT_MAX:
+                self._refused.add(address)
+            raise
+        self._starts.insert(bisect_right(self._starts, address), address)
+        self._sizes[address] = size
+        self._device.allocate(address, size)
+
+    def _charge(self, address: int, size: int) -> None:
         chunks = range((address - self.base) // CHUNK, (address + size - 1 - self.base) // CHUNK + 1)
         fresh = sum(chunk not in self._live for chunk in chunks)
         if self.used + fresh * CHUNK > self.limit:
@@ -46,14 +61,14 @@ class SessionMemory:
                 used=self.used,
                 limit=self.limit,
             )
-        self._map(chunk for chunk in chunks if chunk not in self._mapped)
+        self._map(chunks)
         self._live.update(chunks)
-        self._starts.insert(bisect_right(self._starts, address), address)
-        self._sizes[address] = size
-        self._device.allocate(address, size)
 
     def release(self, address: int) -> None:
         """The end of the allocation that starts at ``address``; InvalidAddressError if none does."""
+        if address in self._refused:
+            self._refused.remove(address)
+            return
         size = self._sizes.pop(address, None)
         if size is None:
             raise InvalidAddressError(f"no live allocation starts at {address:#x}: freed twice, or never allocated")
@@ -90,15 +105,15 @@ class SessionMemory:
         ):
             raise InvalidAddressError(f"an allocation of {size} bytes at {address:#x} overlaps a live one")
 
-    def _map(self, chunks: Iterable[int]) -> None:
-        """Map ``chunks``, giving idle ones back first where the lease has no room for both."""
-        wanted = list(chunks)
-        excess = (len(self._mapped) + len(wanted)) - self.limit // CHUNK
+    def _map(self, chunks: range) -> None:
+        """Map those of ``chunks`` that are not, giving others that are idle back first where the lease has no room for both."""
+        wanted = [chunk for chunk in chunks if chunk not in self._mapped]
+        excess = len(self._mapped) + len(wanted) - self.limit // CHUNK
         if excess > 0:
-            idle = sorted(chunk for chunk in self._mapped if chunk not in self._live)
+            idle = sorted(chunk for chunk in self._mapped if chunk not in self._live and chunk not in chunks)
             for first, count in _runs(idle[:excess]):
                 self._device.unmap(self.base + first * CHUNK, count * CHUNK)
-            self._mapped.difference_update(idle[:excess])
+                self._mapped.difference_update(range(first, first + count))
         for first, count in _runs(wanted):
             self._device.map(self.base + first * CHUNK, count * CHUNK)
             self._mapped.update(range(first, first + count))

@@ -46,7 +46,9 @@ class Mapped:
 @pytest.fixture(params=["null", "virtual:1x64MiB"])
 def memory(request):
     device = Mapped(open_device(discover(request.param)[0], cache_dir=None))
-    yield SessionMemory(device, device.reserve(SIZE), SIZE, LIMIT)
+    memory = SessionMemory(device, device.reserve(SIZE), SIZE, LIMIT)
+    memory.device = device
+    yield memory
     device.close()
 
 
@@ -124,3 +126,45 @@ def test_released_chunks_make_room(memory):
         memory.allocate(memory.base + LIMIT, LIMIT)
         memory.release(memory.base + LIMIT)
     assert memory.used == 0
+
+
+def test_idle_chunks_of_the_allocation_itself_are_not_given_back(memory):
+    """Its first chunks are mapped and idle already, and the lease has room for the rest only if others go."""
+    memory.allocate(memory.base, 2 * CHUNK)
+    memory.allocate(memory.base + 16 * CHUNK, LIMIT - 2 * CHUNK)
+    memory.release(memory.base)
+    memory.release(memory.base + 16 * CHUNK)
+    memory.allocate(memory.base, LIMIT)
+    assert memory.device.chunks == {memory.base + index * CHUNK for index in range(LIMIT // CHUNK)}
+
+
+class Exhausted:
+    """A device without memory while ``full``: the lease allows what the machine has not."""
+
+    def __init__(self, device) -> None:
+        self._device, self.full = device, True
+
+    def __getattr__(self, name: str):
+        return getattr(self._device, name)
+
+    def map(self, address: int, size: int) -> None:
+        if self.full:
+            raise DeviceMemoryError("the machine has no memory left", requested=size)
+        self._device.map(address, size)
+
+
+def test_a_refused_allocation_can_be_released_once_and_made_again():
+    device = Exhausted(open_device(discover("null")[0], cache_dir=None))
+    memory = SessionMemory(device, device.reserve(SIZE), SIZE, LIMIT)
+    with pytest.raises(DeviceMemoryError):
+        memory.allocate(memory.base, CHUNK)
+    assert memory.used == 0
+    memory.release(memory.base)
+    with pytest.raises(InvalidAddressError, match="freed twice"):
+        memory.release(memory.base)
+    device.full = False
+    memory.allocate(memory.base, CHUNK)
+    memory.release(memory.base)
+    with pytest.raises(InvalidAddressError):
+        memory.release(memory.base)
+    device.close()
