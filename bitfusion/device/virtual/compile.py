@@ -34,9 +34,6 @@ VARIABLES_SIZE_MAX = 1 << 32
 _ALIGNMENT = 16
 """Least alignment of variables, so that they can be copied with vector instructions."""
 
-_SHARED_ALIGNMENT = 128
-"""Alignment of dynamic shared memory behind the static part."""
-
 
 def compile_module(text: str) -> PTXModule:
     """Parse a PTX text.
@@ -140,7 +137,7 @@ class PTXModule:
             options=options,
             variables=self._offsets,
             shared=offsets,
-            shared_size=-(-size // _SHARED_ALIGNMENT) * _SHARED_ALIGNMENT,
+            shared_size=-(-size // self._dynamic_alignment) * self._dynamic_alignment,
             metadata=Metadata(self.variables_size),
         )
 
@@ -172,6 +169,14 @@ class PTXModule:
         return [
             variable for variable in self._module.variables.values() if variable.space == "shared" and variable.count
         ]
+
+    @cached_property
+    def _dynamic_alignment(self) -> int:
+        """Of dynamic shared memory, which lies behind the static: what its declarations ask for, and at least
+        _ALIGNMENT. 1 where there are none.
+        """
+        shared = (variable for variable in self._module.variables.values() if variable.space == "shared")
+        return max((max(variable.alignment, _ALIGNMENT) for variable in shared if not variable.count), default=1)
 
     def _callees(self, kernel: str) -> list[Function]:
         """Functions called from a kernel, directly or not."""

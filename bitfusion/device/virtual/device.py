@@ -1,6 +1,7 @@
 """The verbs of ``device.base`` on CPU cores.
 
-Everything is done when its verb returns: one queue, in order, which CUDA allows.
+Everything is done when its verb returns: one queue, in order, which CUDA allows. A fault of a kernel poisons the device,
+as it does a CUDA context: from then on every verb that orders or awaits work reports it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bitfusion.device.virtual.module import VirtualFunction, VirtualModule
 from bitfusion.device.virtual.objects import ObjectCache, compiler_key
 from bitfusion.device.virtual.program import Program
 from bitfusion.device.virtual.runtime import load_runtime
-from bitfusion.errors import InvalidHandleError, InvalidValueError
+from bitfusion.errors import InvalidHandleError, InvalidValueError, KernelFaultError
 from bitfusion.limits import CHUNK_SIZE, KIB
 from bitfusion.types import Buffer, DeviceInfo, DeviceSpec, Dim3
 
@@ -64,6 +65,7 @@ class VirtualDevice:
         self._timeout_s = timeout_s
         self._reserved: DeviceMemory | None = None
         self._launcher: Launcher | None = None
+        self._fault: KernelFaultError | None = None
         self.info = _device_info(spec)
 
     @property
@@ -75,6 +77,11 @@ class VirtualDevice:
     def _memory(self) -> DeviceMemory:
         assert self._reserved is not None, "memory is reserved first"
         return self._reserved
+
+    def _check(self) -> None:
+        """KernelFaultError if a kernel has failed before."""
+        if self._fault is not None:
+            raise KernelFaultError(self._fault.message, **self._fault.details)
 
     # memory
     def reserve(self, size: int) -> int:
@@ -97,23 +104,28 @@ class VirtualDevice:
 
     # copies: the host's and the device's memory are one, so a buffer is device memory itself
     def write_buffer(self, stream: VirtualStream, address: int, size: int) -> memoryview:
+        self._check()
         return view_memory(address, size)
 
     def write_commit(self, stream: VirtualStream, address: int, size: int) -> None:
         pass
 
     def write(self, stream: VirtualStream, address: int, data: Buffer) -> None:
+        self._check()
         source = memoryview(data).cast("B")
         view_memory(address, source.nbytes)[:] = source
 
     def read(self, stream: VirtualStream, address: int, size: int) -> Iterator[memoryview]:
+        self._check()
         for offset in range(0, size, CHUNK_SIZE):
             yield view_memory(address + offset, min(CHUNK_SIZE, size - offset))
 
     def copy(self, stream: VirtualStream, target: int, source: int, size: int) -> None:
+        self._check()
         ctypes.memmove(target, source, size)
 
     def fill(self, stream: VirtualStream, address: int, size: int, pattern: bytes) -> None:
+        self._check()
         fill_memory(address, size, pattern)
 
     # kernels
@@ -134,8 +146,13 @@ class VirtualDevice:
         shared_size: int,
         arguments: bytes,
     ) -> None:
+        self._check()
         assert self._launcher is not None
-        self._launcher.launch(function, grid, block, shared_size, arguments)
+        try:
+            self._launcher.launch(function, grid, block, shared_size, arguments)
+        except KernelFaultError as fault:
+            self._fault = fault
+            raise
 
     # streams and events
     def stream_create(self) -> VirtualStream:
@@ -145,13 +162,14 @@ class VirtualDevice:
         pass
 
     def stream_query(self, stream: VirtualStream) -> bool:
+        self._check()
         return True
 
     def stream_wait(self, stream: VirtualStream, event: VirtualEvent) -> None:
-        pass
+        self._check()
 
     def synchronize(self, stream: VirtualStream | None = None) -> None:
-        pass
+        self._check()
 
     def event_create(self, timing: bool = True) -> VirtualEvent:
         return VirtualEvent(timing)
@@ -160,13 +178,15 @@ class VirtualDevice:
         pass
 
     def event_record(self, event: VirtualEvent, stream: VirtualStream) -> None:
+        self._check()
         event.recorded_ns = time.perf_counter_ns()
 
     def event_query(self, event: VirtualEvent) -> bool:
+        self._check()
         return True
 
     def event_synchronize(self, event: VirtualEvent) -> None:
-        pass
+        self._check()
 
     def event_elapsed_ms(self, start: VirtualEvent, end: VirtualEvent) -> float:
         if start.recorded_ns is None or end.recorded_ns is None or not (start.timing and end.timing):

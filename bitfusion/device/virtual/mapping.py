@@ -24,10 +24,13 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c
 _PROT_NONE: Final = 0
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 _MAP_NORESERVE: Final = 0x4000
-_MAP_FIXED_NOREPLACE: Final = 0x100000
 _MADV_HUGEPAGE: Final = 14
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
+
+_STEP: Final = 1 << 40
+_STEP_COUNT: Final = 64
+"""Where a range is looked for: a terabyte apart, and below the libraries and stacks of 47-bit address spaces."""
 
 _READ_WRITE: Final = mmap.PROT_READ | mmap.PROT_WRITE
 
@@ -74,12 +77,16 @@ class SharedMapping:
         _libc.madvise(self.address, size, _MADV_HUGEPAGE)  # not every kernel knows it: then pages are small
 
     def _map_at(self, wanted_address: int) -> int:
-        """The wanted address, or another where it is taken (a second device in this process)."""
-        try:
-            flags = mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE
-            return _map(wanted_address, self.size, _PROT_NONE, flags, self._descriptor)
-        except DeviceMemoryError:
-            return _map(0, self.size, _PROT_NONE, mmap.MAP_SHARED, self._descriptor)
+        """The wanted address or, where it is taken (by a second device of this process), one some steps further."""
+        for step in range(_STEP_COUNT):
+            address = wanted_address + step * _STEP
+            mapped = _map(address, self.size, _PROT_NONE, mmap.MAP_SHARED, self._descriptor)
+            if mapped == address:
+                return address
+            _libc.munmap(mapped, self.size)  # a wanted address is a hint: this is what the kernel took instead
+        raise DeviceMemoryError(
+            f"no {self.size} bytes of addresses are free above {wanted_address:#x}", requested=self.size
+        )
 
     def open_range(self, address: int, size: int) -> None:
         """Make whole pages readable and writable; they read as zeros. DeviceMemoryError if the kernel refuses."""
