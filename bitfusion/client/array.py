@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from bitfusion.client import copies
 from bitfusion.client.core import Core, Owned, check_memory, check_session
+from bitfusion.client.host import HostArray, broadcast, cast, check_dtype, fitting, writable
 from bitfusion.client.layout import Layout, c_strides, f_strides
-from bitfusion.errors import InvalidValueError
 from bitfusion.kernels.packing import Argument, array_argument, record_argument
 from bitfusion.session.client import Operation
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from bitfusion.client.client import Client
 
 C = TypeVar("C", bound="BaseClient")
-HostArray = NDArray[Any]
 
 
 class BaseArray(Generic[C]):
@@ -47,6 +45,7 @@ class BaseArray(Generic[C]):
         self.stream = stream
         self.shape = layout.shape
         self.strides = layout.strides
+        self._argument: Argument | None = None
 
     # what it is
 
@@ -116,12 +115,19 @@ class BaseArray(Generic[C]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} shape={self.shape} dtype={self.dtype}>"
 
-    @cached_property
+    @property
     def __bitfusion_argument__(self) -> Argument:
-        """The array as a kernel's argument, made once. KernelTypeError for a dtype that kernels cannot use."""
-        if self.shape or self.dtype.names is None:
-            return array_argument(self.dtype, self.shape, self.strides, self.address)
-        return record_argument(self.dtype, self.address)
+        """The array as a kernel's argument, made once. KernelTypeError for a dtype that kernels cannot use, InvalidAddressError."""
+        argument = self._argument
+        if argument is None:
+            if self.shape or self.dtype.names is None:
+                argument = array_argument(self.dtype, self.shape, self.strides, self.address)
+            else:
+                argument = record_argument(self.dtype, self.address)
+            self._argument = argument
+        elif not self.allocation.live:
+            check_memory(self.allocation)
+        return argument
 
     # views
 
@@ -215,7 +221,7 @@ class BaseArray(Generic[C]):
             f_order = self.is_f_contiguous() and not self.is_c_contiguous()
             target: HostArray = np.empty(self.shape, self.dtype, order="F" if f_order else "C")
         else:
-            target = _fitting(self, out)
+            target = fitting(writable(out), self.dtype, self.shape)
         yield from copies.download(core, self._stream(stream), self.allocation.number, self.layout, target)
         return target if out is None else out
 
@@ -230,11 +236,11 @@ class BaseArray(Generic[C]):
         if isinstance(value, BaseArray):
             yield from _copy(core, number, self, value, exact)
             return
-        source = _fitting(self, np.asanyarray(value)) if exact else _cast(value, self.dtype)
+        source = fitting(np.asarray(value), self.dtype, self.shape) if exact else cast(value, self.dtype)
         if source.ndim == 0 and self.ndim:
             yield from copies.fill(core, number, address, self.layout, source.tobytes())
         else:
-            yield from copies.upload(core, number, address, self.layout, _broadcast(source, self.shape))
+            yield from copies.upload(core, number, address, self.layout, broadcast(source, self.shape))
 
 
 class DeviceArray(BaseArray["Client"]):
@@ -284,16 +290,6 @@ class DeviceArray(BaseArray["Client"]):
         return host if dtype is None else host.astype(dtype, copy=False)
 
 
-def check_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    """The dtype, if its items can live in device memory. InvalidValueError for Python objects and items without bytes."""
-    checked = np.dtype(dtype)
-    if checked.hasobject:
-        raise InvalidValueError(f"an array of dtype {checked} holds Python objects, which cannot live in device memory")
-    if checked.itemsize == 0:
-        raise InvalidValueError(f"an item of dtype {checked} has no bytes")
-    return checked
-
-
 def new_layout(
     shape: object, dtype: np.dtype[Any], strides: Sequence[int] | int | None = None, order: str = "C"
 ) -> Layout:
@@ -313,13 +309,6 @@ def new_layout(
     return Layout(-low, lengths, steps, dtype.itemsize)
 
 
-def host_order(array: HostArray) -> tuple[int, ...] | None:
-    """Strides for a device array that lies as the host array does, without its gaps; None for the ordinary order."""
-    if array.flags.c_contiguous or not array.size:
-        return None
-    return np.empty_like(array, order="K", subok=False).strides
-
-
 def _integers(value: object) -> tuple[int, ...]:
     items = tuple(value) if isinstance(value, Sequence | np.ndarray) else (value,)
     if not all(isinstance(item, int | np.integer) for item in items):
@@ -331,42 +320,11 @@ def _has_ellipsis(key: object) -> bool:
     return key is Ellipsis or (isinstance(key, tuple) and any(item is Ellipsis for item in key))
 
 
-def _fitting(array: BaseArray[Any], host: HostArray) -> HostArray:
-    """The host array in the device array's shape. TypeError for another dtype, ValueError for another shape."""
-    if not isinstance(host, np.ndarray):
-        raise TypeError(f"a NumPy array is needed, not {type(host).__name__}")
-    if host.dtype != array.dtype:
-        raise TypeError(f"incompatible dtype: {array.dtype} vs. {host.dtype}")
-    if np.squeeze(host).shape != array.layout.squeeze().shape:
-        raise ValueError(f"incompatible shape: {array.shape} vs. {host.shape}")
-    return host if host.shape == array.shape else _reshaped(host, array.shape)
-
-
-def _reshaped(host: HostArray, shape: tuple[int, ...]) -> HostArray:
-    """Axes of length one added or left out; always a view."""
-    squeezed = host[tuple(0 if length == 1 else slice(None) for length in host.shape) + (...,)]
-    return squeezed[tuple(None if length == 1 else slice(None) for length in shape) + (...,)]
-
-
-def _cast(value: object, dtype: np.dtype[Any]) -> HostArray:
-    """As NumPy assigns: arrays are cast, Python numbers must fit."""
-    if isinstance(value, np.ndarray | np.generic):
-        return np.asarray(value).astype(dtype, copy=False)
-    return np.array(value, dtype)
-
-
-def _broadcast(source: HostArray, shape: tuple[int, ...]) -> HostArray:
-    """ValueError if ``source`` does not broadcast to ``shape``; leading axes of length one may go, as in NumPy's assignment."""
-    while source.ndim > len(shape) and source.shape[0] == 1:
-        source = source[0]
-    return np.broadcast_to(source, shape)
-
-
 def _copy(core: Core, stream: int, target: BaseArray[Any], source: BaseArray[Any], exact: bool) -> Operation[None]:
     """Between device arrays; a cast, which the device does not do, goes by way of the host."""
     check_session(core, source.client.core)
     check_memory(source.allocation)
-    if exact and (source.dtype != target.dtype):
+    if exact and source.dtype != target.dtype:
         raise TypeError(f"incompatible dtype: {target.dtype} vs. {source.dtype}")
     if source.dtype != target.dtype:
         host = yield from source._download(0)

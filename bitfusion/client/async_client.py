@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from bitfusion.client import embedded, operations
-from bitfusion.client.array import BaseArray, HostArray
+from bitfusion.client.array import BaseArray
 from bitfusion.client.base import (
     CONNECT_TIMEOUT_S,
     FLUSH_DELAY_S,
@@ -23,8 +23,9 @@ from bitfusion.client.base import (
     default_stream,
     hello,
 )
+from bitfusion.client.host import HostArray
 from bitfusion.client.operations import MemoryInfo
-from bitfusion.client.settings import size, target_of, token_of
+from bitfusion.client.settings import target_of, token_of
 from bitfusion.session.client import Operation
 from bitfusion.transport.address import Target
 from bitfusion.transport.stream import AsyncTransport, open_session
@@ -44,7 +45,7 @@ async def connect(
     flush_delay: float = FLUSH_DELAY_S,
 ) -> AsyncClient:
     """Lease a GPU and open a session on it; parameters and errors are those of the blocking ``connect``."""
-    greeting = hello(gpus, size(memory), fraction, token_of(token))
+    greeting = hello(gpus, memory, fraction, token_of(token))
     address = target_of(target)
     place = address if address is not None else await _acquire()
     try:
@@ -58,7 +59,18 @@ async def connect(
 
 async def _acquire() -> Target:
     """The private appliance, started beside the loop: its start takes seconds."""
-    return await asyncio.get_running_loop().run_in_executor(None, embedded.acquire)
+    starting = asyncio.get_running_loop().run_in_executor(None, embedded.acquire)
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        starting.add_done_callback(_unwanted)
+        raise
+
+
+def _unwanted(starting: asyncio.Future[Target]) -> None:
+    """Nobody waits any longer for the appliance that has just started."""
+    if not starting.cancelled() and starting.exception() is None:
+        starting.get_loop().run_in_executor(None, embedded.release)
 
 
 class AsyncClient(BaseClient):
@@ -69,7 +81,7 @@ class AsyncClient(BaseClient):
         self.deadline_s = deadline_s
         self._transport = transport
         self._private = private
-        self._default = AsyncStream(self, default_stream(self.core))
+        self._default = default_stream(self.core)
 
     async def run(self, operation: Operation[T]) -> T:
         """Run one operation to its end. DeadlineError if the client's deadline passes."""
@@ -77,10 +89,12 @@ class AsyncClient(BaseClient):
 
     async def close(self) -> None:
         """End the session: posted work is sent, the lease and all it held go back. Safe to call again."""
-        await self._transport.close()
-        if self._private:
-            self._private = False
-            await asyncio.get_running_loop().run_in_executor(None, embedded.release)
+        try:
+            await self._transport.close()
+        finally:
+            if self._private:
+                self._private = False
+                await asyncio.get_running_loop().run_in_executor(None, embedded.release)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -114,7 +128,7 @@ class AsyncClient(BaseClient):
     @property
     def default_stream(self) -> AsyncStream:
         """Stream 0."""
-        return self._default
+        return AsyncStream(self, self._default)
 
     async def stream(self) -> AsyncStream:
         """A new stream."""

@@ -18,10 +18,12 @@ from numpy.typing import DTypeLike
 
 from bitfusion import limits
 from bitfusion.client import copies, operations
-from bitfusion.client.array import BaseArray, check_dtype, host_order, new_layout
-from bitfusion.client.core import Core, Owned, check_handle, check_session
+from bitfusion.client.array import BaseArray, new_layout
+from bitfusion.client.core import Core, Owned, check_handle, check_memory, check_session
+from bitfusion.client.host import check_dtype, host_order
 from bitfusion.client.operations import Kernel
-from bitfusion.errors import InvalidHandleError, LaunchError
+from bitfusion.client.settings import size
+from bitfusion.errors import ConfigError, InvalidHandleError, LaunchError
 from bitfusion.metrics import SessionMetrics
 from bitfusion.session.client import ClientSession, Operation
 from bitfusion.session.hello import TEXT_SIZE_MAX, Hello, Welcome
@@ -88,9 +90,20 @@ class BaseClient:
         return face(self, allocation, layout, checked, stream)
 
     def _to_device(self, face: Callable[..., A], value: object, stream: BaseStream[Any] | int) -> Operation[A]:
-        host = np.asanyarray(value)
+        if isinstance(value, BaseArray):
+            return (yield from self._copied(face, value, stream))
+        host = np.asarray(value)
         array = yield from self._device_array(face, host.shape, host.dtype, host_order(host), "C", stream)
         yield from copies.upload(self.core, self.stream_number(stream), array.allocation.number, array.layout, host)
+        return array
+
+    def _copied(self, face: Callable[..., A], source: BaseArray[Any], stream: BaseStream[Any] | int) -> Operation[A]:
+        """A new array with a copy of one of this session's, made on the device."""
+        check_session(self.core, source.client.core)
+        check_memory(source.allocation)
+        order = "F" if source.is_f_contiguous() and not source.is_c_contiguous() else "C"
+        array = yield from self._device_array(face, source.shape, source.dtype, None, order, stream)
+        yield from array._assign(source, stream, exact=True)
         return array
 
 
@@ -172,21 +185,36 @@ def dim3(value: object, noun: str) -> Dim3:
     return x, y, z
 
 
-def hello(gpus: int, memory: int | None, fraction: float | None, token: str | None) -> Hello:
-    """What this process asks for, with its name as others will see it."""
+def hello(gpus: int, memory: int | str | None, fraction: float | None, token: str | None) -> Hello:
+    """What this process asks for, with its name as others will see it. ConfigError for what is no number."""
     user = ""
     with contextlib.suppress(OSError, KeyError):  # a container's user need not have a name
         user = getpass.getuser()
     return Hello(
-        gpus=gpus,
-        memory=memory,
-        fraction=fraction,
+        gpus=_whole(gpus, "gpus"),
+        memory=None if memory is None else _whole(size(memory), "memory"),
+        fraction=_share(fraction),
         token=token,
         user=user[:TEXT_SIZE_MAX],
         hostname=socket.gethostname()[:TEXT_SIZE_MAX],
         program=os.path.basename(sys.argv[0] if sys.argv else "")[:TEXT_SIZE_MAX],
         pid=os.getpid(),
     )
+
+
+def _whole(value: object, noun: str) -> int:
+    """An integer of any type as Python's own; whether it can be granted is for the server to say."""
+    if isinstance(value, int | np.integer) and -(2**63) <= value < 2**63:
+        return int(value)
+    raise ConfigError(f"{noun} must be a whole number, not {value!r}")
+
+
+def _share(fraction: float | None) -> float | None:
+    if fraction is None:
+        return None
+    if not isinstance(fraction, int | float | np.integer | np.floating) or not 0 < fraction <= 1:
+        raise ConfigError(f"fraction must be above 0 and at most 1 (1 is the whole GPU's memory), not {fraction!r}")
+    return float(fraction)
 
 
 CONNECT_TIMEOUT_S = 30.0

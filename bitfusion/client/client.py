@@ -26,7 +26,7 @@ from bitfusion.client.base import (
     hello,
 )
 from bitfusion.client.operations import MemoryInfo
-from bitfusion.client.settings import size, target_of, token_of
+from bitfusion.client.settings import target_of, token_of
 from bitfusion.session.client import Operation
 from bitfusion.transport.blocking import BlockingTransport, open_session
 
@@ -51,7 +51,7 @@ def connect(
     neither the lease is the whole GPU. ``deadline`` bounds each later call, ``timeout`` the opening, in seconds. Posted
     work leaves at the latest ``flush_delay`` seconds after the program goes idle. Raises the ConnectError branch, ConfigError.
     """
-    greeting = hello(gpus, size(memory), fraction, token_of(token))
+    greeting = hello(gpus, memory, fraction, token_of(token))
     address = target_of(target)
     place = address or embedded.acquire()
     try:
@@ -71,8 +71,8 @@ class Client(BaseClient):
         self.deadline_s = deadline_s
         self._transport = transport
         self._lock = threading.RLock()
-        self._default = Stream(self, default_stream(self.core))
-        self._finalizer = weakref.finalize(self, _close, transport, private)
+        self._default = default_stream(self.core)
+        self._finalizer = weakref.finalize(self, _close, transport, self._lock, private)
         _open.add(self)
 
     def run(self, operation: Operation[T]) -> T:
@@ -81,8 +81,9 @@ class Client(BaseClient):
             return self._transport.run(operation, self.deadline_s)
 
     def close(self) -> None:
-        """End the session: posted work is sent, the lease and all it held go back. Safe to call again."""
-        self._finalizer()
+        """End the session: posted work is sent, the lease and all it held go back. Safe to call again, and from any thread."""
+        with self._lock:
+            self._finalizer()
 
     def __enter__(self) -> Client:
         return self
@@ -116,7 +117,7 @@ class Client(BaseClient):
     @property
     def default_stream(self) -> Stream:
         """Stream 0."""
-        return self._default
+        return Stream(self, self._default)
 
     def stream(self) -> Stream:
         """A new stream."""
@@ -215,19 +216,32 @@ class Module(BaseModule[Client]):
         return Function(self.client, self.client.run(operations.load_function(self.client.core, self.handle, name)))
 
 
+EXIT_TIMEOUT_S = 2.0
+"""How long the end of the program waits for a thread that is inside an operation, before it cuts that thread's connection."""
+
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
-def _close(transport: BlockingTransport, private: bool) -> None:
-    transport.close()
-    if private:
-        embedded.release()
+def _close(transport: BlockingTransport, lock: threading.RLock, private: bool) -> None:
+    """The end of a client: closed, dropped, or alive at the end of the program, when another thread may still be using it."""
+    idle = lock.acquire(timeout=EXIT_TIMEOUT_S)
+    try:
+        if idle:
+            transport.close()
+        else:
+            transport.cut()
+    finally:
+        if idle:
+            lock.release()
+        if private:
+            embedded.release()
 
 
 def _forget_all() -> None:
     """In a forked child: the sessions are the parent's; the child's copies of their sockets must not keep leases alive."""
     for client in list(_open):
         client._finalizer.detach()
+        client._lock = threading.RLock()  # a thread of the parent may hold the old one, and is not here to release it
         client._transport.forget()
 
 

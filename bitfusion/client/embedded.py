@@ -11,6 +11,7 @@ import os
 import select
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -34,7 +35,7 @@ class Appliance:
     """One running child process. ``state_dir`` None is the default place."""
 
     def __init__(self, devices: str = "auto", state_dir: Path | None = None) -> None:
-        self._log: IO[bytes] = tempfile.TemporaryFile()
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         ready, ready_writer = os.pipe()
         lifeline, self._lifeline = os.pipe()
         command = ["-P", "-m", "bitfusion", "serve", "--host", "127.0.0.1", "--port", "0", "--devices", devices]
@@ -53,6 +54,7 @@ class Appliance:
         except BaseException:
             os.close(self._lifeline)
             os.close(ready)
+            self._log.close()
             raise
         finally:
             os.close(ready_writer)
@@ -95,16 +97,20 @@ class Appliance:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        os.close(self._lifeline)
-        self._log.close()
+        finally:
+            os.close(self._lifeline)  # which stops it too, should an interrupt have ended the wait
+            self._log.close()
 
     def forget(self) -> None:
         """In a forked child: it is the parent's."""
         os.close(self._lifeline)
+        self._log.close()
         self.process.returncode = 0  # so that nobody here waits for it
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+"""Re-entered where the garbage collector, in the middle of ``acquire``, finalises a client and so calls ``release``."""
+
 _running: list[Appliance] = []
 _clients = 0
 
@@ -113,11 +119,15 @@ def acquire() -> Target:
     """The address of this process's private appliance, started if need be; each ``acquire`` wants one ``release``."""
     global _clients
     with _lock:
-        if _running and _running[0].process.poll() is not None:
-            _running.pop().stop()
-        if not _running:
-            _running.append(Appliance())
         _clients += 1
+        try:
+            if _running and _running[0].process.poll() is not None:
+                _running.pop().stop()
+            if not _running:
+                _running.append(Appliance())
+        except BaseException:
+            _clients -= 1
+            raise
         return _running[0].target
 
 
@@ -133,10 +143,12 @@ def release() -> None:
 def _environment() -> dict[str, str]:
     """Ours, without the import hook of ``bitfusion run``, and such that the child finds this package."""
     hook = os.environ.get(HOOK_VARIABLE)
-    package = str(Path(__file__).resolve().parents[2])
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != hook]
+    package = str(Path(__file__).resolve().parents[2])
+    if package not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):  # else it would hide Python's own
+        paths.append(package)
     environment = {name: value for name, value in os.environ.items() if name not in (HOOK_VARIABLE, "BITFUSION_SERVER")}
-    return {**environment, "PYTHONPATH": os.pathsep.join([*paths, package])}
+    return {**environment, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _forget() -> None:

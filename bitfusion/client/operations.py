@@ -5,13 +5,14 @@ The fields of each are those of wire/operations.py. Copies of views with strides
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import NamedTuple
 
 from bitfusion import limits
 from bitfusion.client.core import Core, Owned, check_handle
-from bitfusion.errors import InvalidValueError, KernelSourceError, RemoteProtocolError
+from bitfusion.errors import DeviceMemoryError, InvalidValueError, KernelSourceError, RemoteProtocolError
 from bitfusion.session.client import Call, Operation, Wait
 from bitfusion.types import Dim3, FunctionInfo
 from bitfusion.wire.operations import CONFIG, Field, Opcode
@@ -62,7 +63,12 @@ def allocate(core: Core, size: int) -> Operation[Owned]:
     core.reap()
     while core.session.full:
         yield Wait.ROOM
-    address = core.memory.allocate(size)
+    try:
+        address = core.memory.allocate(size)
+    except DeviceMemoryError:
+        gc.collect()  # arrays that are garbage, but in reference cycles
+        core.reap()
+        address = core.memory.allocate(size)
     if not address:
         return core.own(Opcode.RELEASE, 0)
     try:

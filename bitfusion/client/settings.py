@@ -25,10 +25,11 @@ class Settings:
 
 def from_environment() -> Settings:
     """The lease the environment asks for. ConfigError names the variable that cannot be read."""
+    gpus = _read("BITFUSION_GPUS", int)
     return Settings(
-        gpus=_number("BITFUSION_GPUS", int) or 1,
-        memory=size(os.environ.get("BITFUSION_MEMORY") or None),
-        fraction=_number("BITFUSION_FRACTION", float),
+        gpus=1 if gpus is None else gpus,
+        memory=_read("BITFUSION_MEMORY", parse_size),
+        fraction=_read("BITFUSION_FRACTION", float),
     )
 
 
@@ -48,11 +49,11 @@ def size(value: int | str | None) -> int | None:
     return parse_size(value) if isinstance(value, str) else value
 
 
-def _number(name: str, convert: Callable[[str], N]) -> N | None:
+def _read(name: str, convert: Callable[[str], N]) -> N | None:
     text = os.environ.get(name)
     if not text:
         return None
     try:
         return convert(text)
-    except ValueError:
-        raise ConfigError(f"{name}={text!r} is not a number") from None
+    except (ValueError, ConfigError) as error:
+        raise ConfigError(f"the environment variable {name}={text[:40]!r} cannot be read: {error}") from None
