@@ -152,12 +152,12 @@ def _local_sum(e: Emitter, base: Operand, addend: Operand, depth: int) -> tuple[
 def _check_global(e: Emitter, address: Value, space: str, size: int) -> Value:
     """The address if all ``size`` bytes are valid and aligned, else what the slow path makes of it.
 
-    Inside device memory, one look at the shadow table: the granule's valid bytes (from its start) must reach to the end
-    of the access.
+    One look at the shadow table: the granule's valid bytes (from its start) must reach to the end of the access. What is
+    outside of device memory is looked up in the entry behind the last, which is never valid.
     """
     distance = e.op("sub", address, MEMORY_BASE)
     inside = e.icmp("ult", distance, MEMORY_SIZE)
-    distance = e.select(inside, distance, 0)
+    distance = e.select(inside, distance, MEMORY_SIZE)
     granule = e.op("shl", e.op("lshr", distance, GRANULE.bit_length() - 1), 1)
     valid = e.zext(e.load("i16", e.offset(SHADOW, granule), e.access_group), "i64")
     end = e.op("add", e.op("and", distance, GRANULE - 1), size)

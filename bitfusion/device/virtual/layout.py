@@ -58,7 +58,7 @@ LAUNCH: Final[Mapping[str, int]] = {
     "VARIABLES": 104,  # ptr: the module's .global and .const variables (KernelCode.variables_size bytes)
     "MEMORY_BASE": 112,  # i64: device memory, the only range that .global and generic accesses may touch
     "MEMORY_SIZE": 120,  # i64
-    "SHADOW": 128,  # ptr to u16: for every GRANULE bytes of device memory, how many of them (from the start) are valid
+    "SHADOW": 128,  # ptr to u16: for every GRANULE bytes of device memory, how many (from the start) are valid; then a 0
     "REGIONS": 136,  # ptr to ptr: region of every state
     "SUSPENSIONS": 144,  # ptr to i32 x 4: KernelCode.suspensions of every state
     "SHARED_SIZE": 152,  # i32: bytes of shared memory of a block, static and dynamic

@@ -114,7 +114,8 @@ class DeviceMemory:
     """``size`` bytes of addresses for the client from ``base``, and the system area behind them.
 
     ``total_size`` covers both. ``shadow`` is the address of the table: for every GRANULE bytes of memory a u16, how
-    many of them (from the start) are valid. Allocations start on a granule, so a granule belongs to one.
+    many of them (from the start) are valid. Allocations start on a granule, so a granule belongs to one. One more entry
+    stands for all addresses outside, and is 0.
     """
 
     def __init__(self, size: int) -> None:
@@ -122,7 +123,7 @@ class DeviceMemory:
         self.total_size = size + SYSTEM_SIZE
         self._mapping = SharedMapping(self.total_size, BASE)
         self.base = self._mapping.address
-        self._shadow = Mapping(self.total_size // GRANULE * _SHADOW_ENTRY)
+        self._shadow = Mapping((self.total_size // GRANULE + 1) * _SHADOW_ENTRY)
         self.shadow = self._shadow.address
         self._mapping.open_range(self.base + size, SYSTEM_SIZE)
         self.system = SystemArea(self.base + size, SYSTEM_SIZE, self.mark)

@@ -14,7 +14,7 @@ from bitfusion.types import FunctionInfo
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VirtualFunction:
-    """A kernel that can be launched; holds what the launch record points to."""
+    """A kernel that can be launched; holds what the launch record points to, so that it outlives its module."""
 
     info: FunctionInfo
     code: KernelCode
@@ -24,6 +24,8 @@ class VirtualFunction:
     suspensions_address: int
     variables_address: int
     loaded: Code
+    table: Code | None
+    """The device functions that the module's variables point to."""
 
 
 class VirtualModule:
@@ -73,6 +75,7 @@ class VirtualModule:
             suspensions_address=ctypes.addressof(suspensions),
             variables_address=self._variables,
             loaded=loaded,
+            table=self._table,
         )
 
 
