@@ -68,8 +68,7 @@ class BaseClient:
     def stream_number(self, stream: BaseStream[Any] | int) -> int:
         """The handle of a stream of this session; 0 is the default stream. InvalidHandleError."""
         if isinstance(stream, BaseStream):
-            check_session(self.core, stream.client.core)
-            return check_handle(stream.handle, "stream")
+            return check_handle(self.core, stream.handle, "stream")
         if stream == 0:
             return 0
         raise InvalidHandleError(f"{stream!r} is not a stream; make one with stream(), or use 0 for the default stream")
@@ -127,7 +126,7 @@ class BaseStream(Generic[C]):
     @property
     def number(self) -> int:
         """The handle on the wire; InvalidHandleError once destroyed."""
-        return check_handle(self.handle, "stream")
+        return check_handle(self.client.core, self.handle, "stream")
 
 
 class BaseEvent(Generic[C]):

@@ -64,7 +64,7 @@ def connect(
 
 
 class Client(BaseClient):
-    """A leased GPU for blocking programs. Threads may share it: they take turns."""
+    """A leased GPU for blocking programs. Threads may share it: they take turns, one that closes it too."""
 
     def __init__(self, transport: BlockingTransport, *, deadline_s: float | None = None, private: bool = False) -> None:
         super().__init__(transport.session)
@@ -81,7 +81,7 @@ class Client(BaseClient):
             return self._transport.run(operation, self.deadline_s)
 
     def close(self) -> None:
-        """End the session: posted work is sent, the lease and all it held go back. Safe to call again, and from any thread."""
+        """End the session: posted work is sent, the lease and all it held go back. Safe to call again."""
         with self._lock:
             self._finalizer()
 

@@ -38,6 +38,10 @@ class Owned:
 
     __del__ = free
 
+    def belongs_to(self, core: Core) -> bool:
+        """Whether it is of this session."""
+        return self._dead is core.dead
+
 
 class Core:
     """One open session's state on the client."""
@@ -74,8 +78,10 @@ def check_memory(allocation: Owned) -> None:
         raise InvalidAddressError("the array's memory has been freed; its views cannot be used any longer")
 
 
-def check_handle(handle: Owned, noun: str) -> int:
-    """The handle's number; InvalidHandleError if it has been destroyed."""
+def check_handle(core: Core, handle: Owned, noun: str) -> int:
+    """The handle's number; InvalidHandleError if it has been destroyed, SessionClosedError if it is not this session's."""
+    if not handle.belongs_to(core):
+        raise _foreign()
     if not handle.live:
         raise InvalidHandleError(f"the {noun} has been destroyed")
     return handle.number
@@ -84,6 +90,10 @@ def check_handle(handle: Owned, noun: str) -> int:
 def check_session(first: Core, second: Core) -> None:
     """SessionClosedError unless both are one session: memory and handles do not travel between sessions."""
     if first is not second:
-        raise SessionClosedError(
-            "the array, stream or kernel belongs to another session (perhaps one that was closed); make it again in this one"
-        )
+        raise _foreign()
+
+
+def _foreign() -> SessionClosedError:
+    return SessionClosedError(
+        "the array, stream, event or kernel belongs to another session (perhaps one that was closed); make it again in this one"
+    )

@@ -170,7 +170,7 @@ def load_module(core: Core, image: bytes) -> Operation[Owned]:
 def load_function(core: Core, module: Owned, name: str) -> Operation[Kernel]:
     """The kernel ``name`` of a module; InvalidValueError if it has none."""
     number = core.next_number()
-    value = yield from call(core, Opcode.FUNCTION_LOAD, 0, number, check_handle(module, "module"), name)
+    value = yield from call(core, Opcode.FUNCTION_LOAD, 0, number, check_handle(core, module, "module"), name)
     return Kernel(core.own(Opcode.FUNCTION_UNLOAD, number), function_info(value))
 
 
@@ -179,7 +179,7 @@ def launch(
 ) -> Operation[None]:
     """Launch with a packed argument blob."""
     config = CONFIG.pack(*grid, *block, shared_size)
-    yield from post(core, Opcode.LAUNCH, stream, check_handle(function, "kernel"), config, arguments)
+    yield from post(core, Opcode.LAUNCH, stream, check_handle(core, function, "kernel"), config, arguments)
 
 
 def function_info(value: Field) -> FunctionInfo:
@@ -223,27 +223,29 @@ def query_stream(core: Core, stream: int) -> Operation[bool]:
 
 def wait_event(core: Core, stream: int, event: Owned) -> Operation[None]:
     """Later work of the stream waits for the event."""
-    yield from post(core, Opcode.STREAM_WAIT, stream, check_handle(event, "event"))
+    yield from post(core, Opcode.STREAM_WAIT, stream, check_handle(core, event, "event"))
 
 
 def record_event(core: Core, event: Owned, stream: int) -> Operation[None]:
     """Record the event in the stream."""
-    yield from post(core, Opcode.EVENT_RECORD, stream, check_handle(event, "event"))
+    yield from post(core, Opcode.EVENT_RECORD, stream, check_handle(core, event, "event"))
 
 
 def synchronize_event(core: Core, event: Owned) -> Operation[None]:
     """Wait for the event."""
-    yield from call(core, Opcode.EVENT_SYNCHRONIZE, 0, check_handle(event, "event"))
+    yield from call(core, Opcode.EVENT_SYNCHRONIZE, 0, check_handle(core, event, "event"))
 
 
 def query_event(core: Core, event: Owned) -> Operation[bool]:
     """Whether the event has come."""
-    return bool((yield from call(core, Opcode.EVENT_QUERY, 0, check_handle(event, "event"))))
+    return bool((yield from call(core, Opcode.EVENT_QUERY, 0, check_handle(core, event, "event"))))
 
 
 def elapsed_ms(core: Core, start: Owned, end: Owned) -> Operation[float]:
     """Milliseconds on the device between two events."""
-    value = yield from call(core, Opcode.EVENT_ELAPSED, 0, check_handle(start, "event"), check_handle(end, "event"))
+    value = yield from call(
+        core, Opcode.EVENT_ELAPSED, 0, check_handle(core, start, "event"), check_handle(core, end, "event")
+    )
     if not isinstance(value, int | float):
         raise RemoteProtocolError(f"the server answered an elapsed time with {value!r}")
     return float(value)

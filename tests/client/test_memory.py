@@ -38,7 +38,8 @@ def test_random_traffic_keeps_the_books(traffic: list[tuple[int, int]]) -> None:
             try:
                 address = space.allocate(size)
             except DeviceMemoryError as error:
-                assert (error.requested, error.used, error.limit) == (size, charge(live), 16 * CHUNK)
+                figures = (error.requested, error.used, error.limit)
+                assert figures == (size, charge(live), 16 * CHUNK)
                 continue
             if not size:
                 assert address == 0
