@@ -118,7 +118,7 @@ class Packer:
         for index, (value, kind, convert) in enumerate(zip(values, self.args, self._steps, strict=True)):
             try:
                 fields.extend(convert(value))
-            except _Unfit as error:
+            except _UnfitError as error:
                 raise KernelTypeError(
                     f"argument {index + 1} must be {kind}, not {error}",
                     argument=index,
@@ -128,7 +128,7 @@ class Packer:
         return self._pack(*fields)
 
 
-class _Unfit(Exception):
+class _UnfitError(Exception):
     """A value that does not fit its parameter; the text says what was given."""
 
 
@@ -172,7 +172,7 @@ def _codes(kind: Type) -> Iterator[tuple[str, int, int, tuple[int, ...]]]:
 
 
 def _convert(kind: Type) -> Callable[[Any], list[Any]]:
-    """How a value becomes the fields of a parameter; the function raises _Unfit."""
+    """How a value becomes the fields of a parameter; the function raises _UnfitError."""
     match kind:
         case Array() | Record():
             return lambda value: [_argument_data(kind, value)]
@@ -200,11 +200,11 @@ def _describe(value: object) -> str:
 def _argument_data(kind: Array | Record, value: object) -> bytes:
     argument = getattr(value, "__bitfusion_argument__", None)
     if not isinstance(argument, Argument):
-        raise _Unfit(_describe(value))
+        raise _UnfitError(_describe(value))
     given = argument.type
     if given is kind or (isinstance(given, Array) and isinstance(kind, Array) and _fits(argument, given, kind)):
         return argument.data
-    raise _Unfit(_describe(value))
+    raise _UnfitError(_describe(value))
 
 
 def _fits(argument: Argument, given: Array, wanted: Array) -> bool:
@@ -215,13 +215,13 @@ def _fits(argument: Argument, given: Array, wanted: Array) -> bool:
 
 def _tuple_fields(steps: tuple[Callable[[Any], list[Any]], ...], value: object) -> list[Any]:
     if not isinstance(value, tuple) or len(value) != len(steps):
-        raise _Unfit(_describe(value))
+        raise _UnfitError(_describe(value))
     return [field for step, item in zip(steps, value, strict=True) for field in step(item)]
 
 
 def _nothing(value: object) -> list[Any]:
     if value is not None:
-        raise _Unfit(_describe(value))
+        raise _UnfitError(_describe(value))
     return []
 
 
@@ -234,27 +234,27 @@ def _scalar(value: object) -> Any:
 
 def _to_bool(dtype: np.dtype[Any], value: Any) -> list[Any]:
     if not isinstance(value, int | float):
-        raise _Unfit(_describe(value))
+        raise _UnfitError(_describe(value))
     return [bool(value)]
 
 
 def _to_int(dtype: np.dtype[Any], value: Any) -> list[Any]:
     limits = np.iinfo(dtype)
     if not isinstance(value, int) or not limits.min <= value <= limits.max:
-        raise _Unfit(_describe(value))
+        raise _UnfitError(_describe(value))
     return [value]
 
 
 def _to_float(dtype: np.dtype[Any], value: Any) -> list[Any]:
     if not isinstance(value, int | float):
-        raise _Unfit(_describe(value))
+        raise _UnfitError(_describe(value))
     with np.errstate(over="ignore"):  # beyond the range is infinity, as in Numba
         return [float(dtype.type(value))]
 
 
 def _to_complex(dtype: np.dtype[Any], value: Any) -> list[Any]:
     if not isinstance(value, int | float | complex):
-        raise _Unfit(_describe(value))
+        raise _UnfitError(_describe(value))
     with np.errstate(over="ignore"):
         converted = dtype.type(value)
     return [float(converted.real), float(converted.imag)]

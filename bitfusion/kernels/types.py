@@ -187,7 +187,7 @@ class Tuple(Type):
         return Tuple, (self.elements,)
 
 
-def UniTuple(dtype: Type, count: int) -> Tuple:
+def UniTuple(dtype: Type, count: int) -> Tuple:  # noqa: N802  # Numba's name
     """A tuple of ``count`` elements of one type."""
     return Tuple((dtype,) * count)
 

@@ -1,0 +1,75 @@
+"""Function objects from accepted syntax trees. Nothing of theirs is executed: the code object is taken out of the module's, unrun."""
+
+from __future__ import annotations
+
+import ast
+import dis
+import importlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from types import CodeType, FunctionType
+
+from bitfusion.errors import KernelSourceError
+from bitfusion.kernels import gate, names
+from bitfusion.kernels.numba_types import numba_value
+
+FORBIDDEN = frozenset(
+    {"IMPORT_NAME", "IMPORT_FROM", "LOAD_BUILD_CLASS", "LOAD_NAME", "STORE_GLOBAL", "STORE_NAME", "DELETE_GLOBAL"}
+)
+"""Instructions that no accepted function can have. The gate reads the syntax; this reads what Numba will read."""
+
+
+def build(accepted: Sequence[gate.Accepted], device_function: Callable[[FunctionType], object]) -> FunctionType:
+    """The kernel as a Python function; the others become what ``device_function`` makes of them."""
+    functions = [_function(item) for item in accepted]
+    called: dict[int, object] = {}
+    for item, function in zip(accepted, functions, strict=True):
+        for key, value in item.bound.items():
+            if isinstance(value, gate.Callee):
+                if value.number not in called:
+                    called[value.number] = device_function(functions[value.number])
+                function.__globals__[key] = called[value.number]
+            else:
+                function.__globals__[key] = numba_value(value.value)
+    return functions[0]
+
+
+def _function(accepted: gate.Accepted) -> FunctionType:
+    code = _code(accepted)
+    modules = {name for node in ast.walk(accepted.tree) if isinstance(node, ast.Name) for name in _modules(node.id)}
+    values: dict[str, object] = {gate.MODULE_MARK + name: importlib.import_module(name) for name in modules}
+    _check_code(accepted, code, {*values, *accepted.bound, *names.BUILTINS})
+    values["__builtins__"] = {}  # what Numba executes on the way (inner functions) finds nothing here to act with
+    defaults = tuple(map(numba_value, accepted.defaults))
+    return FunctionType(code, values, accepted.source.name, defaults or None)
+
+
+def _modules(name: str) -> Iterator[str]:
+    if name.startswith(gate.MODULE_MARK):
+        yield name.removeprefix(gate.MODULE_MARK)
+
+
+def _code(accepted: gate.Accepted) -> CodeType:
+    source = accepted.source
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = compile(ast.Module([accepted.tree], []), source.file, "exec", dont_inherit=True, optimize=0)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None) or source.line
+        raise KernelSourceError(
+            f"{source.file}:{line}: in {source.name}: the source is not Python: {error}", file=source.file, line=line
+        ) from None
+    return next(constant for constant in module.co_consts if isinstance(constant, CodeType))
+
+
+def _check_code(accepted: gate.Accepted, code: CodeType, known: set[str]) -> None:
+    """Every global that the code reads is one that the gate has bound."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in FORBIDDEN or (instruction.opname == "LOAD_GLOBAL" and instruction.argval not in known):
+            raise KernelSourceError(
+                f"{accepted.source.file}:{accepted.source.line}: {instruction.argval!r} was not accepted"
+            )
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            _check_code(accepted, constant, known)

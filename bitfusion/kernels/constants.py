@@ -1,0 +1,143 @@
+"""Values a kernel closes over, as plain values for the wire and back: numbers, strings, tuples, NumPy scalars, arrays, dtypes, types.
+
+Owns both directions and their limits. Plain Python values travel as they are; the rest as arrays that start with a word:
+``["complex", real, imag]``, ``["tuple", [value, ...]]``, ``["scalar", type, bytes]``, ``["array", type, shape, order, bytes]``,
+``["dtype", type]``, ``["type", type]``.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from bitfusion.errors import KernelTypeError, RemoteProtocolError
+from bitfusion.kernels.signatures import decode, encode, parse_type
+from bitfusion.kernels.types import SCALARS, Array, Record, Scalar, Type, from_dtype
+
+Plain: TypeAlias = None | bool | int | float | str | bytes | tuple["Plain", ...]
+
+ARRAY_SIZE_MAX = 64 * 1024
+"""Bytes of a constant array: what a GPU has of constant memory (CUDA C++ Programming Guide, technical specifications)."""
+
+TEXT_SIZE_MAX = 1024
+"""Characters of a string constant: something to print."""
+
+TUPLE_COUNT_MAX = 1024
+"""Items of a constant tuple: Numba unrolls them."""
+
+DEPTH_MAX = 8
+"""Tuples in tuples."""
+
+
+def encode_constant(value: object, depth: int = 0) -> Plain:
+    """The constant as plain values. KernelTypeError, as the rest of a sentence, for what cannot travel."""
+    match value:
+        case None | bool() | str() if not isinstance(value, str) or len(value) <= TEXT_SIZE_MAX:
+            return str(value) if isinstance(value, str) else value
+        case enum.Enum() if isinstance(value, int):
+            return encode_constant(value.value, depth)
+        case np.generic() if value.dtype.kind != "V":
+            return ("scalar", _tree(from_dtype(value.dtype)), value.tobytes())
+        case int() if -(2**63) <= value < 2**64:
+            return int(value)
+        case float():
+            return float(value)
+        case complex():
+            return ("complex", value.real, value.imag)
+        case tuple() if len(value) <= TUPLE_COUNT_MAX and depth < DEPTH_MAX:
+            return ("tuple", tuple(encode_constant(item, depth + 1) for item in value))
+        case np.ndarray():
+            return _encode_array(value)
+        case np.dtype():
+            return ("dtype", _tree(from_dtype(value)))
+        case Type():
+            return ("type", _tree(value))
+    kind = _foreign_type(value)
+    if kind is not None:
+        return ("type", _tree(kind))
+    raise KernelTypeError(f"a {type(value).__qualname__} cannot travel as a constant")
+
+
+def _tree(kind: Type) -> Plain:
+    return encode(kind)  # type: ignore[return-value]  # a type's tree holds only what Plain allows
+
+
+def _encode_array(value: np.ndarray[Any, Any]) -> Plain:
+    if value.nbytes > ARRAY_SIZE_MAX:
+        raise KernelTypeError(
+            f"an array of {value.nbytes} bytes is too large for a constant ({ARRAY_SIZE_MAX} at most); pass it as an argument"
+        )
+    order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+    return (
+        "array",
+        _tree(from_dtype(value.dtype)),
+        value.shape,
+        order,
+        value.tobytes(order="F" if order == "F" else "C"),
+    )
+
+
+def _foreign_type(value: object) -> Type | None:
+    """A type object of Numba itself, where the client has it: by its text."""
+    if not type(value).__module__.startswith("numba."):
+        return None
+    text = str(value)
+    if text in SCALARS:
+        return SCALARS[text]
+    match text.removeprefix("Array(").removesuffix(")").split(", "):
+        case [dtype, ndim, layout, *_] if (
+            dtype in SCALARS and ndim.isdecimal() and layout.strip("'") in ("A", "C", "F")
+        ):
+            return Array(parse_type(dtype), int(ndim), layout.strip("'"))
+    return None
+
+
+def decode_constant(value: object, depth: int = 0) -> object:
+    """The constant a peer sent; types stay ``kernels.types`` objects. RemoteProtocolError, KernelTypeError."""
+    match value:
+        case None | bool() | float():
+            return value
+        case int() if -(2**63) <= value < 2**64:
+            return value
+        case str() if len(value) <= TEXT_SIZE_MAX:
+            return value
+        case ["complex", float(real), float(imag)]:
+            return complex(real, imag)
+        case ["tuple", [*items]] if len(items) <= TUPLE_COUNT_MAX and depth < DEPTH_MAX:
+            return tuple(decode_constant(item, depth + 1) for item in items)
+        case ["scalar", tree, bytes(data)]:
+            return np.frombuffer(data, _dtype(tree, len(data), ()))[0]
+        case ["array", tree, [*shape], ("C" | "F") as order, bytes(data)] if len(data) <= ARRAY_SIZE_MAX:
+            return _decode_array(tree, shape, order, data)
+        case ["dtype", tree]:
+            return _dtype(tree, None, ())
+        case ["type", tree]:
+            return decode(tree)
+    raise RemoteProtocolError("a kernel's constant is not one of the forms that can travel")
+
+
+def _decode_array(tree: object, shape: list[object], order: Any, data: bytes) -> np.ndarray[Any, Any]:
+    sizes = tuple(size for size in shape if type(size) is int and 0 <= size <= ARRAY_SIZE_MAX)
+    if len(sizes) != len(shape) or len(sizes) > 8:
+        raise RemoteProtocolError("a constant array's shape is not a list of sizes")
+    array = np.frombuffer(data, _dtype(tree, len(data), sizes)).reshape(sizes, order=order)
+    array.flags.writeable = False
+    return array
+
+
+def _dtype(tree: object, size: int | None, shape: tuple[int, ...]) -> np.dtype[Any]:
+    """The dtype of a constant's items; its bytes must fit exactly."""
+    kind = decode(tree)
+    if not isinstance(kind, Scalar | Record) or kind.dtype is None:
+        raise RemoteProtocolError(f"a constant cannot be made of {kind}")
+    if size is not None and math.prod(shape) * kind.dtype.itemsize != size:
+        raise RemoteProtocolError("a constant's bytes do not fit its type and shape")
+    return kind.dtype
+
+
+def holds_text(value: object) -> bool:
+    """Whether a decoded constant is, or holds, a string."""
+    return isinstance(value, str) or (isinstance(value, tuple) and any(map(holds_text, value)))

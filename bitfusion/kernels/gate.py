@@ -1,0 +1,148 @@
+"""The gate: decides on the server whether a captured kernel may be compiled, and binds its names. Evaluates nothing.
+
+What comes out is all that the compiler sees: syntax trees without decorators, defaults and annotations, in which every name is a
+parameter, a local, an allowed builtin, or bound to a path of the allow-list, another function of the program, or a constant. Names
+from outside are rewritten to what they stand for, so no name of the client's can stand for something else later.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from bitfusion.errors import KernelTypeError, RemoteProtocolError
+from bitfusion.kernels import names, program, syntax
+from bitfusion.kernels.constants import decode_constant, holds_text
+
+VALUE_MEMBERS = frozenset("T dtype flat imag itemsize nbytes ndim real shape size strides".split())  # noqa: SIM905
+"""Attributes of constants: what arrays and numbers have in Numba, and NumPy computes without a side effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """Something on the allow-list, by the module it is in and its dotted name there."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Callee:
+    """Another function of the program, by its number."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A value; types are still ``kernels.types`` objects."""
+
+    value: object
+
+
+Bound: TypeAlias = Callee | Constant
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A function that may be compiled. ``bound`` has the values of the global names in ``tree``, but for modules and builtins."""
+
+    source: program.Function
+    tree: ast.FunctionDef
+    bound: Mapping[str, Bound]
+    defaults: tuple[object, ...]
+
+
+MODULE_MARK = "module "
+"""Before a module's name where the tree refers to it; no name of the client's can have a space."""
+
+
+def accept(data: bytes) -> tuple[Accepted, ...]:
+    """The functions of a captured kernel, the kernel first. KernelSourceError names the user's file and line."""
+    return check(program.decode(data))
+
+
+def check(captured: program.Program) -> tuple[Accepted, ...]:
+    """As ``accept``, for a program that has been read already."""
+    return tuple(map(_accept_function, captured.functions))
+
+
+def _accept_function(function: program.Function) -> Accepted:
+    parsed = syntax.parse(function)
+    bindings = {binding.key: _bind(function, binding) for binding in function.bindings}
+    defaults = tuple(_constant(function, value) for value in function.defaults)
+    if len(defaults) != parsed.default_count:
+        raise syntax.refuse(function, function.line, "the default values do not fit the text")
+    texts = [value.value for value in bindings.values() if isinstance(value, Constant)]
+    if parsed.inner and any(map(holds_text, (*texts, *defaults))):
+        raise syntax.refuse(function, function.line, "a kernel that defines functions of its own cannot use strings")
+    replaced = {id(item.node): _replacement(function, item, bindings) for item in parsed.references}
+    _replace(parsed.tree, replaced)
+    bound = {key: value for key, value in bindings.items() if not isinstance(value, Path)}
+    return Accepted(function, parsed.tree, bound, defaults)
+
+
+def _bind(function: program.Function, binding: program.Binding) -> Path | Bound:
+    match binding:
+        case program.Binding(kind=program.NAME, value=str(path)):
+            if not names.is_allowed(path) or names.type_name(path) is not None:
+                raise syntax.refuse(function, function.line, f"a kernel cannot use {path[:80]!r}")
+            return Path(path)
+        case program.Binding(kind=program.FUNCTION, value=int(number)):
+            return Callee(number)
+    return Constant(_constant(function, binding.value))
+
+
+def _constant(function: program.Function, value: object) -> object:
+    try:
+        return decode_constant(value)
+    except (RemoteProtocolError, KernelTypeError) as error:
+        raise syntax.refuse(function, function.line, error.message) from None
+
+
+def _replacement(
+    function: program.Function, reference: syntax.Reference, bindings: Mapping[str, Path | Bound]
+) -> ast.expr:
+    """The expression for a name from outside: what it is bound to, then the attributes that are left."""
+    parts = reference.path.split(".")
+    for count in range(1, len(parts) + 1):
+        key, rest = ".".join(parts[:count]), parts[count:]
+        if key in bindings and _may_follow(bindings[key], rest):
+            return _expression(key, bindings[key], rest, reference.node)
+    if len(parts) == 1 and parts[0] in names.BUILTINS:
+        return reference.node
+    raise syntax.refuse(function, reference.node.lineno, f"a kernel cannot use {reference.path!r}")
+
+
+def _may_follow(value: Path | Bound, rest: list[str]) -> bool:
+    """Whether the attributes ``rest`` may be taken from a bound value."""
+    match value:
+        case Path(path=path):
+            return not rest or (len(rest) == 1 and names.is_allowed(f"{path}.{rest[0]}"))
+        case Constant(value=np.ndarray() | np.generic() | int() | float() | complex()):
+            return VALUE_MEMBERS.issuperset(rest)
+    return not rest
+
+
+def _expression(key: str, value: Path | Bound, rest: list[str], place: ast.expr) -> ast.expr:
+    root, attributes = key, rest
+    if isinstance(value, Path):
+        module = names.module_of(value.path)
+        root, attributes = MODULE_MARK + module, [*value.path.removeprefix(f"{module}.").split("."), *rest]
+    made: ast.expr = ast.copy_location(ast.Name(root, ast.Load()), place)
+    for attribute in attributes:
+        made = ast.copy_location(ast.Attribute(made, attribute, ast.Load()), place)
+    return made
+
+
+def _replace(tree: ast.FunctionDef, replaced: Mapping[int, ast.expr]) -> None:
+    """Put the replacements, by the identity of what they replace, in their places."""
+    for node in ast.walk(tree):
+        for field, value in ast.iter_fields(node):
+            if isinstance(value, list):
+                setattr(node, field, [replaced.get(id(item), item) for item in value])
+            elif id(value) in replaced:
+                setattr(node, field, replaced[id(value)])

@@ -1,0 +1,45 @@
+"""Our types as Numba's, and constants as Numba may see them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.cuda import types as numba_types
+from numba.cuda.np.numpy_support import from_dtype as numba_from_dtype
+
+from bitfusion.errors import KernelTypeError
+from bitfusion.kernels.types import Array, NestedArray, Record, Scalar, Signature, Tuple, Type
+
+
+def numba_type(kind: Type) -> Any:
+    """Numba's type for ours. KernelTypeError for one that Numba does not have."""
+    match kind:
+        case Array():
+            return numba_types.Array(numba_type(kind.dtype), kind.ndim, kind.layout)
+        case NestedArray():
+            return numba_types.NestedArray(numba_type(kind.dtype), kind.shape)
+        case Record():
+            return numba_from_dtype(kind.dtype)
+        case Tuple():
+            return numba_types.BaseTuple.from_types([numba_type(element) for element in kind.elements])
+        case Scalar(name="bool"):
+            return numba_types.boolean
+        case Scalar():
+            return getattr(numba_types, kind.name)
+    raise KernelTypeError(f"{kind} is not the type of a value")
+
+
+def numba_arguments(signature: Signature) -> tuple[Any, ...]:
+    """The types of a kernel's arguments. KernelTypeError if the signature is not a kernel's."""
+    if signature.return_type.name != "none":
+        raise KernelTypeError(f"a kernel returns nothing, its signature cannot return {signature.return_type}")
+    return tuple(numba_type(argument) for argument in signature.args)
+
+
+def numba_value(value: object) -> object:
+    """A constant as Numba is to see it: our types become its own, everything else is what it is."""
+    if isinstance(value, Type):
+        return numba_type(value)
+    if isinstance(value, tuple):
+        return tuple(map(numba_value, value))
+    return value

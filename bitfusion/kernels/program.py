@@ -1,0 +1,150 @@
+"""A captured kernel as data: its function, the device functions it calls, and what each of their names from outside stands for.
+
+Owns the records and both directions of their bytes (docs/reference/wire.md, section 9), with the limits. Reading here checks shapes
+and sizes only; what a kernel may contain and refer to is the gate's business.
+"""
+
+from __future__ import annotations
+
+import keyword
+from dataclasses import dataclass
+from hashlib import sha256
+
+from bitfusion.errors import KernelSourceError, RemoteProtocolError
+from bitfusion.kernels.constants import Plain
+from bitfusion.wire import codec
+
+FORMAT = 1
+"""The number of this form; a receiver refuses others."""
+
+FUNCTION_COUNT_MAX = 256
+"""Functions of one kernel: its own and all device functions below it. Libraries of device code have some dozens."""
+
+BINDING_COUNT_MAX = 1024
+"""Names from outside in one function."""
+
+TEXT_SIZE_MAX = 256 * 1024
+"""Characters of one function: 4000 lines. Numba would need minutes for it."""
+
+FILE_SIZE_MAX = 1024
+"""Characters of a file's name; PATH_MAX of Linux is 4096, what people have is below 200."""
+
+NAME_SIZE_MAX = 128
+"""Characters of a function's name; Numba's mangled entry names are several times as long."""
+
+KEY_SIZE_MAX = 512
+"""Characters of a binding's key: some names with dots between them."""
+
+LINE_MAX = 1_000_000
+"""The highest line number: messages need a table with a place for every line before it."""
+
+NAME, FUNCTION, CONSTANT = "name", "function", "constant"
+"""What a binding may be: a path on the allow-list, the number of a function in the program, or a constant by value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What ``key``, a name from outside as it stands in the text (``cuda.threadIdx``), refers to."""
+
+    key: str
+    kind: str
+    value: Plain
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One function: the lines of its definition as they stand in ``file`` from ``line`` on, and its names from outside.
+
+    ``defaults`` are the values (as constants) of its last parameters.
+    """
+
+    name: str
+    file: str
+    line: int
+    text: str
+    bindings: tuple[Binding, ...] = ()
+    defaults: tuple[Plain, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A kernel, which is the first function, and the device functions it uses."""
+
+    functions: tuple[Function, ...]
+
+    def identity(self, *, places: bool) -> bytes:
+        """The SHA-256 of what decides the compiled code; with ``places`` file names and line numbers count as well.
+
+        Without them a kernel that has only moved in its file, or that other clients keep elsewhere, is the same one.
+        """
+        functions = self.functions
+        if not places:
+            functions = tuple(Function(f.name, "", 0, f.text, f.bindings, f.defaults) for f in functions)
+        return sha256(encode(Program(functions))).digest()
+
+
+def encode(program: Program) -> bytes:
+    """The program's bytes; equal programs have equal bytes."""
+    functions = [
+        (f.name, f.file, f.line, f.text, [(b.key, b.kind, b.value) for b in f.bindings], f.defaults)
+        for f in program.functions
+    ]
+    return codec.pack(("kernel", FORMAT, functions))
+
+
+def decode(data: bytes) -> Program:
+    """The program a peer sent. KernelSourceError if the bytes are not one."""
+    try:
+        value = codec.unpack(data)
+    except RemoteProtocolError as error:
+        raise KernelSourceError(f"what was sent is not a captured kernel: {error.message}") from None
+    match value:
+        case ("kernel", int(number), (_, *_) as functions) if number == FORMAT and len(functions) <= FUNCTION_COUNT_MAX:
+            return Program(tuple(_decode_function(item, len(functions)) for item in functions))
+        case ("kernel", int(number), _) if number != FORMAT:
+            raise KernelSourceError(f"the kernel was captured in form {number}, this server takes form {FORMAT}")
+    raise KernelSourceError(
+        f"what was sent is not a captured kernel: it must be ['kernel', {FORMAT}, [function, ...]]"
+        f" with at most {FUNCTION_COUNT_MAX} functions"
+    )
+
+
+def _decode_function(value: object, count: int) -> Function:
+    match value:
+        case (str(name), str(file), int(line), str(text), tuple(bindings), tuple(defaults)) if (
+            is_name(name)
+            and 0 < len(file) <= FILE_SIZE_MAX
+            and file.isprintable()
+            and type(line) is int
+            and 1 <= line <= LINE_MAX
+            and 0 < len(text) <= TEXT_SIZE_MAX
+            and "\0" not in text
+            and len(bindings) <= BINDING_COUNT_MAX
+        ):
+            return Function(name, file, line, text, tuple(_decode_binding(item, count) for item in bindings), defaults)
+    raise KernelSourceError(
+        "a captured function must be [name, file, line, text, bindings, defaults] within the limits of the wire"
+    )
+
+
+def _decode_binding(value: object, count: int) -> Binding:
+    match value:
+        case (str(key), str(kind), target) if is_key(key):
+            match kind, target:
+                case ("name", str()) | ("constant", _):
+                    return Binding(key, kind, target)  # type: ignore[arg-type]  # msgpack's subset without maps is Plain
+                case ("function", int(index)) if type(index) is int and 0 <= index < count:
+                    return Binding(key, kind, index)
+    raise KernelSourceError("a captured name must be [key, 'name' | 'function' | 'constant', value]")
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` can name a function or a parameter: an identifier that is not a keyword and means nothing to Python."""
+    return (
+        text.isidentifier() and not keyword.iskeyword(text) and not text.startswith("__") and len(text) <= NAME_SIZE_MAX
+    )
+
+
+def is_key(text: str) -> bool:
+    """Whether ``text`` is a name or names with dots between them."""
+    return len(text) <= KEY_SIZE_MAX and all(map(is_name, text.split(".")))

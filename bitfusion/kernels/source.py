@@ -1,0 +1,314 @@
+"""Capture: a Python function on the client becomes bytes that a worker can compile. Needs neither Numba nor CUDA.
+
+Owns where the text comes from (``linecache``, so notebook cells and doctests work as files do) and what the function's names stand for:
+a path on the allow-list (``names``), another function, or a constant by value. Values are those of the moment of capture, as in Numba.
+The same text and values give the same bytes in every process.
+"""
+
+from __future__ import annotations
+
+import builtins
+import difflib
+import enum
+import inspect
+import linecache
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from bitfusion.errors import KernelSourceError, KernelTypeError
+from bitfusion.kernels import names, program, syntax
+from bitfusion.kernels.constants import Plain, encode_constant
+from bitfusion.kernels.lambdas import lambda_as_function
+from bitfusion.kernels.types import NAMES as TYPE_NAMES
+
+PLAIN_VALUES = (bool, int, float, complex, str, tuple, np.generic, np.ndarray)
+"""Values that are constants whatever else they are: ``from math import pi`` is a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """A kernel as it travels: ``data``, named by its SHA-256."""
+
+    name: str
+    data: bytes
+    digest: bytes
+
+
+def capture(function: Any, *, name: str | None = None) -> Captured:
+    """Capture a kernel with the device functions and constants it uses.
+
+    ``function`` is a Python function, or an object that holds one as ``py_func``; device functions are found the same way.
+    KernelSourceError says with the user's file and line what cannot be captured and what to do.
+    """
+    plain = _python_function(function)
+    if plain is None:
+        raise KernelSourceError(f"a kernel must be a Python function, not a {type(function).__qualname__}")
+    captured = _Capture()
+    captured.add(plain, name)
+    data = program.encode(program.Program(tuple(captured.functions)))
+    return Captured(captured.functions[0].name, data, sha256(data).digest())
+
+
+def _python_function(value: object) -> FunctionType | None:
+    inner = getattr(value, "py_func", value)
+    return inner if isinstance(inner, FunctionType) else None
+
+
+class _Capture:
+    """The functions of one program, in the order in which they are met."""
+
+    def __init__(self) -> None:
+        self.functions: list[program.Function] = []
+        self._numbers: dict[FunctionType, int] = {}
+
+    def add(self, function: FunctionType, name: str | None = None) -> int:
+        """Capture ``function`` and what it calls, once; its number."""
+        if function in self._numbers:
+            return self._numbers[function]
+        if len(self.functions) >= program.FUNCTION_COUNT_MAX:
+            raise KernelSourceError(f"a kernel can use {program.FUNCTION_COUNT_MAX} device functions at most")
+        number = self._numbers[function] = len(self.functions)
+        bare = _read(function, name)
+        self.functions.append(bare)  # holds the place: a device function may call itself
+        parsed = syntax.parse(bare)
+        _check_still_the_same(function.__code__, bare, parsed)
+        bindings = tuple(self._bindings(function, bare, parsed))
+        defaults = tuple(_default(bare, value) for value in function.__defaults__ or ())
+        self.functions[number] = program.Function(bare.name, bare.file, bare.line, bare.text, bindings, defaults)
+        return number
+
+    def _bindings(
+        self, function: FunctionType, bare: program.Function, parsed: syntax.Parsed
+    ) -> Iterator[program.Binding]:
+        done: set[str] = set()
+        for reference in parsed.references:
+            try:
+                binding = self._resolve(function, reference.path)
+            except (_UnfitError, KernelTypeError) as error:
+                raise syntax.refuse(bare, reference.node.lineno, str(error)) from None
+            if binding is not None and binding.key not in done:
+                done.add(binding.key)
+                yield binding
+
+    def _resolve(self, function: FunctionType, path: str) -> program.Binding | None:
+        """What the name at the start of ``path`` stands for, through modules as far as they go; None for an allowed builtin."""
+        root, *rest = path.split(".")
+        value = _lookup(function, root)
+        key = root
+        if value is getattr(builtins, root, _MISSING) and root in names.BUILTINS:
+            return None
+        while (place := _namespace(value)) is not None:
+            if not rest:
+                raise _UnfitError(f"{key!r} is a module; a kernel can only use what is in it")
+            value = _member(value, place, rest[0])
+            key = f"{key}.{rest.pop(0)}"
+        kind, target = self._classify(key, value)
+        return program.Binding(key, kind, target)
+
+    def _classify(self, key: str, value: object) -> tuple[str, Plain]:
+        path = value.path if isinstance(value, _Listed) else _own_path(value)
+        if path is not None:
+            return _by_path(path)
+        if getattr(value, "py_func", None) is not None and (inner := _python_function(value)) is not None:
+            return program.FUNCTION, self.add(inner)
+        if not isinstance(value, PLAIN_VALUES) and (path := _known_path(value)) is not None:
+            return _by_path(path)
+        if isinstance(value, FunctionType):
+            raise _UnfitError(
+                f"{key!r} is a plain Python function; a kernel can call it once it is decorated with @cuda.jit(device=True)"
+            )
+        try:
+            return program.CONSTANT, encode_constant(value)
+        except KernelTypeError as error:
+            raise _UnfitError(f"{key!r} cannot be used in a kernel: {error.message}{_advice(value)}") from None
+
+
+class _UnfitError(Exception):
+    """A name that cannot be captured; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """Something on the allow-list, known by its path alone: the module need not even be installed here."""
+
+    path: str
+
+
+_MISSING = object()
+
+
+def _by_path(path: str) -> tuple[str, Plain]:
+    """A name of the allow-list. Types go by value, so that their many names are one."""
+    name = names.type_name(path)
+    if name is not None:
+        return program.CONSTANT, encode_constant(TYPE_NAMES[name])
+    if not names.is_allowed(path):
+        raise _UnfitError(f"a kernel cannot use {path}")
+    return program.NAME, path
+
+
+def _default(bare: program.Function, value: object) -> Plain:
+    try:
+        return encode_constant(value)
+    except KernelTypeError as error:
+        raise syntax.refuse(bare, bare.line, f"a default value cannot travel: {error.message}") from None
+
+
+# where the text comes from
+
+
+def _read(function: FunctionType, name: str | None) -> program.Function:
+    """The function with its text, before its names are known."""
+    code = function.__code__
+    called = name or ("kernel" if function.__name__ == "<lambda>" else function.__name__)
+    if not program.is_name(called):
+        raise KernelSourceError(f"{called!r:.60} cannot be a kernel's name; name it by a plain identifier")
+    file, line = code.co_filename, code.co_firstlineno
+    linecache.checkcache(file)
+    lines = linecache.getlines(file, function.__globals__)
+    if len(lines) < line:
+        raise KernelSourceError(
+            f"{file}:{line}: the source of {called!r} is not available; a kernel travels as source, so define it in a file or a"
+            " notebook cell, or put its text into linecache",
+            file=file,
+            line=line,
+        )
+    if code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+        raise KernelSourceError(f"{file}:{line}: a kernel cannot be a generator or async", file=file, line=line)
+    if function.__name__ == "<lambda>":
+        line, text = lambda_as_function(code, lines, called)
+    else:
+        text = "".join(inspect.getblock(lines[line - 1 :]))
+    found = program.Function(called, file, line, text)
+    if len(text) > program.TEXT_SIZE_MAX or line > program.LINE_MAX:
+        raise syntax.refuse(
+            found,
+            line,
+            f"a kernel can have {program.TEXT_SIZE_MAX} characters and stand on line {program.LINE_MAX} at most",
+        )
+    return found
+
+
+def _check_still_the_same(code: CodeType, function: program.Function, parsed: syntax.Parsed) -> None:
+    """Whether the file still holds what was imported: the parameters are the code's, and its names stand in the text."""
+    arguments = [argument.arg for argument in (*parsed.tree.args.posonlyargs, *parsed.tree.args.args)]
+    used = _code_names(code)
+    words = set(re.findall(r"\w+", unicodedata.normalize("NFKC", function.text)))  # as Python reads identifiers
+    rewritten = any(name.startswith("@") for name in used)  # by pytest, which writes other names into assertions
+    if list(code.co_varnames[: code.co_argcount]) != arguments or not (rewritten or used <= words):
+        raise syntax.refuse(
+            function, function.line, "the file no longer holds the function that runs; start the program again"
+        )
+
+
+def _code_names(code: CodeType) -> set[str]:
+    """Names from outside that the code, or the functions in it, use."""
+    found = {*code.co_names, *code.co_freevars}
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            found |= _code_names(constant)
+    return found
+
+
+# what the names stand for
+
+
+def _lookup(function: FunctionType, name: str) -> object:
+    """The value of a name as Python would find it: closure, globals, builtins."""
+    code = function.__code__
+    if name in code.co_freevars:
+        assert function.__closure__ is not None
+        try:
+            return function.__closure__[code.co_freevars.index(name)].cell_contents
+        except ValueError:
+            raise _UnfitError(f"the name {name!r} has no value yet when the kernel is captured") from None
+    value = function.__globals__.get(name, _MISSING)
+    if value is _MISSING:
+        value = getattr(builtins, name, _MISSING)
+        if value is _MISSING:
+            raise _UnfitError(f"the name {name!r} is not defined")
+        if name not in names.BUILTINS:
+            raise _UnfitError(f"a kernel cannot use the builtin {name!r}")
+    return value
+
+
+def _namespace(value: object) -> str | None:
+    """The dotted path of a module, or of what stands for one; None for any other value."""
+    if isinstance(value, ModuleType | enum.EnumMeta):
+        return names.canonical(value.__name__)
+    path = value.path if isinstance(value, _Listed) else _own_path(value)
+    if path is None:
+        path = _known_namespaces().get(id(value))
+    return path if path is not None and names.is_namespace(path) else None
+
+
+def _own_path(value: object) -> str | None:
+    """What an object of ``bitfusion.cuda`` says it stands for."""
+    path = getattr(value, "__bitfusion_path__", None)
+    return names.canonical(path) if isinstance(path, str) else None
+
+
+def _member(value: object, place: str, name: str) -> object:
+    """What ``name`` is in a module: on the allow-list known by its path, in the user's own modules by its value."""
+    path = f"{place}.{name}"
+    if names.is_allowed(path) or names.is_namespace(path):
+        return _Listed(path)
+    if any(known.startswith(f"{path}.") for known in names.NAMESPACES):
+        return _Listed(path)
+    if names.is_namespace(place):
+        close = difflib.get_close_matches(name, names.NAMESPACES[place], 1)
+        raise _UnfitError(f"a kernel cannot use {path}{f'; did you mean {place}.{close[0]}?' if close else ''}")
+    try:
+        return getattr(value, name)
+    except AttributeError:
+        raise _UnfitError(f"{place} has no attribute {name!r}") from None
+
+
+_paths: tuple[tuple[object, ...], dict[int, str]] = ((), {})
+"""Objects of the allow-list by identity, and the modules they were taken from."""
+
+
+def _known_path(value: object) -> str | None:
+    """The path of an object that is on the allow-list under some name: ``from math import sin as s``."""
+    global _paths
+    holders = tuple(map(_holder, names.NAMESPACES))
+    if _paths[0] != holders:
+        _paths = (holders, dict(_scan(holders)))
+    return _paths[1].get(id(value))
+
+
+def _known_namespaces() -> dict[int, str]:
+    return {id(holder): path for path in names.NAMESPACES if (holder := _holder(path)) is not None}
+
+
+def _scan(holders: tuple[object, ...]) -> Iterator[tuple[int, str]]:
+    for (place, words), holder in zip(names.NAMESPACES.items(), holders, strict=True):
+        for word in sorted(words or (vars(holder) if holder is not None else ())):
+            value = getattr(holder, word, None)
+            if value is not None and not isinstance(value, PLAIN_VALUES) and names.is_allowed(f"{place}.{word}"):
+                yield id(value), f"{place}.{word}"
+
+
+def _holder(place: str) -> object | None:
+    """The module or object that ``place`` names, if it has been imported; nothing is imported for it."""
+    module = sys.modules.get(place)
+    if module is not None:
+        return module
+    parent, _, name = place.rpartition(".")
+    return getattr(sys.modules.get(parent), name, None)
+
+
+def _advice(value: object) -> str:
+    if isinstance(value, list):
+        return "; use a tuple or an array"
+    if hasattr(value, "__bitfusion_argument__") or hasattr(value, "__cuda_array_interface__"):
+        return "; pass device arrays as arguments"
+    return ""
