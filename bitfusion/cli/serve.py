@@ -31,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--state-dir", type=Path, help=f"where the kernel cache is kept (default: {state_dir_default()})"
     )
-    parser.add_argument("--ready-file", type=Path, help="write a JSON object with address and pid here once ready")
+    parser.add_argument("--ready-file", type=Path, help="once ready, write a JSON object with address and pid here")
     parser.add_argument(
         "--insecure", action="store_true", help="serve addresses other than loopback without TLS and tokens"
     )
@@ -49,7 +49,6 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port < 65536:
-        raise argparse.ArgumentTypeError("a port is 0 to 65535")
-    return port
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"a port is 0 to 65535, not {text!r}")
+    return int(text)

@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -27,8 +27,8 @@ from bitfusion.client.base import (
 )
 from bitfusion.client.operations import MemoryInfo
 from bitfusion.client.settings import target_of, token_of
-from bitfusion.session.client import Operation
-from bitfusion.transport.blocking import BlockingTransport, open_session
+from bitfusion.session.client import ClientSession, Operation
+from bitfusion.transport.blocking import open_session
 
 T = TypeVar("T")
 
@@ -63,10 +63,33 @@ def connect(
     return Client(transport, deadline_s=deadline, private=address is None)
 
 
+class Transport(Protocol):
+    """What a blocking client needs of what carries its session: ``BlockingTransport``, or the engine in this very process."""
+
+    @property
+    def session(self) -> ClientSession: ...
+
+    def run(self, operation: Operation[T], deadline_s: float | None = None) -> T:
+        """Drive one operation to its end."""
+        ...
+
+    def close(self) -> None:
+        """End the session and wait until all it held is free. Safe to call again."""
+        ...
+
+    def cut(self) -> None:
+        """From a thread that cannot wait for another to leave ``run``."""
+        ...
+
+    def forget(self) -> None:
+        """In a forked child: the session is the parent's."""
+        ...
+
+
 class Client(BaseClient):
     """A leased GPU for blocking programs. Threads may share it: they take turns, one that closes it too."""
 
-    def __init__(self, transport: BlockingTransport, *, deadline_s: float | None = None, private: bool = False) -> None:
+    def __init__(self, transport: Transport, *, deadline_s: float | None = None, private: bool = False) -> None:
         super().__init__(transport.session)
         self.deadline_s = deadline_s
         self._transport = transport
@@ -222,7 +245,7 @@ EXIT_TIMEOUT_S = 2.0
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
-def _close(transport: BlockingTransport, lock: threading.RLock, private: bool) -> None:
+def _close(transport: Transport, lock: threading.RLock, private: bool) -> None:
     """The end of a client: closed, dropped, or alive at the end of the program, when another thread may still be using it."""
     idle = lock.acquire(timeout=EXIT_TIMEOUT_S)
     try:

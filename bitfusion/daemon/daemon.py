@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import json
 import logging
@@ -14,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,15 +52,16 @@ class Settings:
 
 def state_dir_default() -> Path:
     """``$XDG_STATE_HOME/bitfusion``, by default ``~/.local/state/bitfusion`` (XDG Base Directory Specification)."""
-    base = os.environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "bitfusion"
+    base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return Path(base) / "bitfusion"
 
 
 def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. ConfigError for settings that cannot work, BindError."""
     _check_exposure(settings)
     devices = discover(settings.devices)
-    cache_dir = _prepare_cache(settings.state_dir or state_dir_default())
+    cache_dir = _prepare_cache(settings.state_dir)
+    _prepare_ready_file(settings.ready_file)
     with _listen(settings) as listener:
         uvloop.run(Daemon(settings, devices, listener, cache_dir).run())
 
@@ -110,18 +113,13 @@ class Daemon:
         host, port = self._listener.getsockname()[:2]
         ready = json.dumps({"address": str(Target(host, port)), "pid": os.getpid(), "gpus": len(self._devices)})
         if self._settings.ready_file is not None:
-            partial = self._settings.ready_file.with_name(f".{self._settings.ready_file.name}.{os.getpid()}")
-            partial.write_text(ready + "\n")
-            partial.replace(self._settings.ready_file)
+            _write_whole(self._settings.ready_file, ready + "\n")
         if self._settings.ready_fd is not None:
             with open(self._settings.ready_fd, "w") as stream:
                 stream.write(ready + "\n")
         names = ", ".join(f"{device.name} ({device.memory_size / 2**30:.1f} GiB)" for device in self._devices)
-        print(
-            f"bitfusion: ready at {Target(host, port)} with {len(self._devices)} GPUs: {names}",
-            file=sys.stderr,
-            flush=True,
-        )
+        count = "1 GPU" if len(self._devices) == 1 else f"{len(self._devices)} GPUs"
+        print(f"bitfusion: ready at {Target(host, port)} with {count}: {names}", file=sys.stderr, flush=True)
 
 
 def _check_exposure(settings: Settings) -> None:
@@ -141,17 +139,58 @@ def _listen(settings: Settings) -> socket.socket:
             (address[0], settings.port), family=socket.AddressFamily(family), backlog=BACKLOG
         )
     except OSError as error:
-        raise BindError(f"cannot serve on {Target(settings.host, settings.port)}: {error.strerror or error}") from None
+        raise BindError(f"cannot serve on {Target(settings.host, settings.port)}: {_bind_advice(error)}") from None
     listener.setblocking(False)
     return listener
 
 
-def _prepare_cache(state_dir: Path) -> Path | None:
-    """The kernel cache under the state directory; without it everything works, only slower."""
-    cache_dir = state_dir / "cache"
+def _bind_advice(error: OSError) -> str:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"{reason}; give another --port, or 0 for any that is free"
+        case errno.EADDRNOTAVAIL:
+            return f"{reason}; --host must be an address of this machine"
+        case errno.EACCES:
+            return f"{reason}; ports below 1024 need privileges"
+        case _:
+            return reason
+
+
+def _prepare_cache(state_dir: Path | None) -> Path | None:
+    """The kernel cache under the state directory. ConfigError if a directory that was asked for cannot be written.
+
+    Without the default one, as in a container with a read-only home, everything works, only slower.
+    """
+    cache_dir = (state_dir or state_dir_default()) / "cache"
     try:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache_dir).close()
     except OSError as error:
+        if state_dir is not None:
+            raise ConfigError(f"--state-dir {state_dir} cannot be written: {error.strerror or error}") from None
         print(f"bitfusion: no kernel cache: {error}", file=sys.stderr)
         return None
     return cache_dir
+
+
+def _prepare_ready_file(ready_file: Path | None) -> None:
+    """Remove what an appliance that was killed left there, so that the file's presence means us. ConfigError if it cannot be written."""
+    if ready_file is None:
+        return
+    try:
+        ready_file.unlink(missing_ok=True)
+        tempfile.TemporaryFile(dir=ready_file.parent).close()
+    except OSError as error:
+        raise ConfigError(f"--ready-file {ready_file} cannot be written: {error.strerror or error}") from None
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Whoever finds the file finds all of it. ConfigError if that fails after all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ConfigError(f"--ready-file {path} cannot be written: {error.strerror or error}") from None

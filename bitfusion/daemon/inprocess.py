@@ -1,7 +1,7 @@
 """The engine without a network: a session whose operations run on a device in this very process.
 
 The floor that remote work is measured against (`bitfusion bench train`, `bitfusion run --in-process`): the same client, the same
-executor, the same kernels, but no frames, no sockets and no second process. Offers what a client needs of a session and a transport.
+executor, the same kernels, but no frames, no sockets and no second process: ``Client(open_local("virtual"))``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from bitfusion import limits
 from bitfusion.device.base import Device
 from bitfusion.device.discovery import discover
 from bitfusion.device.open import open_device
-from bitfusion.errors import BitfusionError, DeviceError, KernelError, SessionClosedError
-from bitfusion.metrics import SessionMetrics
-from bitfusion.session.client import Call, Operation
+from bitfusion.errors import DeviceError, KernelError, SessionClosedError
+from bitfusion.pool.pool import Pool
+from bitfusion.pool.request import LeaseRequest
+from bitfusion.session.client import Call, ClientSession, Operation
 from bitfusion.session.failures import PostedFailures
 from bitfusion.session.hello import Welcome
 from bitfusion.types import DeviceSpec
@@ -31,18 +32,15 @@ from bitfusion.worker.process import KERNELS, OBJECTS, RANGE_FACTOR
 T = TypeVar("T")
 
 
-class LocalSession:
-    """Executes at once what a ``ClientSession`` would send; a posted failure is still reported by the next call."""
+class LocalSession(ClientSession):
+    """Executes at once what it is asked for, so nothing is ever queued or outstanding; a posted failure waits for the next call."""
 
     def __init__(self, device: Device, memory_limit: int, cache_dir: Path | None) -> None:
-        self.metrics = SessionMetrics()
-        self.error: BitfusionError | None = None
-        self.wake = None
-        self.full, self.waiting, self.opened, self.queued = False, False, True, 0
+        super().__init__()
         self.device = device
         size = max(memory_limit * RANGE_FACTOR, limits.GIB)
         memory = SessionMemory(device, device.reserve(size), size, memory_limit)
-        self.welcome = Welcome("in-process", WIRE_VERSION, device.info, memory.base, size, memory_limit)
+        self._welcome = Welcome("in-process", WIRE_VERSION, device.info, memory.base, size, memory_limit)
         self._executor = Executor(device, memory, Kernels(cache_dir and cache_dir / KERNELS), self.metrics)
         self._failures = PostedFailures()
 
@@ -50,6 +48,7 @@ class LocalSession:
         """Execute a posted operation."""
         if self.error is not None:
             raise self.error
+        self.metrics.operations_posted += 1
         if self._failures.pending is not None and opcode in STREAM_WORK:
             return
         operation = cast(
@@ -78,6 +77,7 @@ class LocalSession:
         """Execute a call; it is done when this returns."""
         if self.error is not None:
             raise self.error
+        self.metrics.calls += 1
         call = Call(0, opcode, into)
         failure = self._failures.take()
         if failure is not None:
@@ -102,22 +102,15 @@ class LocalSession:
             return None
         return cast(Field, value)
 
-    def abandon(self, call: Call) -> None:
-        """Nothing is ever outstanding."""
-
-    def end(self, error: BitfusionError) -> None:
-        """No more operations."""
-        self.error = self.error or error
-
 
 class LocalTransport:
-    """Runs operations on a ``LocalSession``."""
+    """Runs operations on a ``LocalSession``; what a ``Client`` needs of a transport."""
 
     def __init__(self, session: LocalSession) -> None:
         self.session = session
 
     def run(self, operation: Operation[T], deadline_s: float | None = None) -> T:
-        """Drive ``operation`` to its end; nothing it waits for is ever outstanding."""
+        """Drive ``operation`` to its end; nothing it waits for is ever outstanding, so no deadline can pass."""
         try:
             while True:
                 next(operation)
@@ -125,21 +118,34 @@ class LocalTransport:
             value: T = stop.value
             return value
 
-    def flush(self) -> None:
-        """Everything has run already."""
-
     def close(self) -> None:
         """Close the device. Safe to call again."""
         if self.session.error is None:
-            self.session.end(SessionClosedError("the session is closed"))
+            self.session.end(SessionClosedError("the session is closed; open it again"))
             self.session.device.close()
+
+    def cut(self) -> None:
+        """From a thread that cannot wait for another to leave ``run``: stop what the device is doing."""
+        self.session.device.abort()
+
+    def forget(self) -> None:
+        """In a forked child: the device is the parent's, and its threads are not here."""
+        self.session.end(SessionClosedError("the session belongs to the parent process; open one in the child"))
 
 
 def open_local(
-    spec: str | DeviceSpec = "auto", *, memory: int | None = None, cache_dir: Path | None = None
+    spec: str | DeviceSpec = "auto",
+    *,
+    memory: int | None = None,
+    fraction: float | None = None,
+    cache_dir: Path | None = None,
 ) -> LocalTransport:
-    """A session on a device of this process: the first that ``spec`` names, with ``memory`` bytes or all it has."""
+    """A session on a device of this process, the first that ``spec`` names, as large as a lease would be. ConfigError, CapacityError."""
     device_spec = discover(spec)[0] if isinstance(spec, str) else spec
+    (share,) = Pool([device_spec]).admit(LeaseRequest(memory=memory, fraction=fraction)).shares
     device = open_device(device_spec, cache_dir=cache_dir and cache_dir / OBJECTS)
-    limit = (memory or device_spec.memory_size) // limits.MEMORY_CHUNK_SIZE * limits.MEMORY_CHUNK_SIZE
-    return LocalTransport(LocalSession(device, limit, cache_dir))
+    try:
+        return LocalTransport(LocalSession(device, share.memory, cache_dir))
+    except BaseException:
+        device.close()
+        raise

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -87,8 +88,13 @@ class Workers:
         """Start the zygote's process; our end of its control socket."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         cache = "" if self._cache_dir is None else str(self._cache_dir)
-        command = [sys.executable, "-m", "bitfusion.worker.zygote", str(theirs.fileno()), self._log_level, cache]
+        command = [sys.executable, "-P", "-m", "bitfusion.worker.zygote", str(theirs.fileno()), self._log_level, cache]
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # no threads before a fork
+        package = str(
+            Path(__file__).resolve().parents[2]
+        )  # without -P, any random.py where we were started would be taken for Python's
+        if package not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), package]))
         with theirs:
             self._process = subprocess.Popen(
                 [*command, *self._kinds], pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL

@@ -1,0 +1,187 @@
+"""``bitfusion serve`` as a process: its options, its readiness, its exit codes, its stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bitfusion
+from bitfusion.cli.exit_codes import ExitCode
+from bitfusion.errors import SessionError
+from tests.appliance import Appliance
+
+IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
+
+
+def serve(*options: str, directory: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``bitfusion serve`` that is expected to fail."""
+    command = [sys.executable, "-m", "bitfusion", "serve", "--devices", "null", "--port", "0"]
+    return subprocess.run(
+        [*command, *options],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--port", "65536"], ExitCode.USAGE, "0 to 65535"),
+        (["--port", "x"], ExitCode.USAGE, "0 to 65535"),
+        (["--port", "-1"], ExitCode.USAGE, "0 to 65535"),
+        (["--devices", "tpu"], ExitCode.USAGE, "'tpu' is not known; write auto"),
+        (["--devices", "virtual:0x1GiB"], ExitCode.USAGE, "1 to 64 virtual GPUs"),
+        (["--devices", "virtual:1x1"], ExitCode.USAGE, "at least 2 MiB"),
+        (["--devices", "null,null"], ExitCode.USAGE, "twice"),
+        (["--host", "0.0.0.0"], ExitCode.USAGE, "--insecure"),
+        (["--host", "::"], ExitCode.USAGE, "--insecure"),
+        (["--host", "no-such-host.invalid"], ExitCode.DNS, "does not resolve"),
+        (["--host", "192.0.2.1", "--insecure"], ExitCode.BIND, "an address of this machine"),
+        (["--state-dir", "file/state"], ExitCode.USAGE, "--state-dir file/state cannot be written"),
+        (["--ready-file", "missing/ready.json"], ExitCode.USAGE, "--ready-file missing/ready.json cannot be written"),
+        (["--ready-file", "."], ExitCode.USAGE, "cannot be written"),
+        (["--log-level", "LOUD"], ExitCode.USAGE, "invalid choice"),
+        (["--no-such-option"], ExitCode.USAGE, "unrecognized"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once_with_what_to_do(tmp_path, options, code, words):
+    (tmp_path / "file").touch()
+    result = serve("--state-dir", str(tmp_path / "state"), *options, directory=tmp_path)
+    assert result.returncode == code
+    assert words in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_port_that_is_taken(null_appliance, tmp_path):
+    result = serve("--state-dir", "state", "--port", str(null_appliance.port), directory=tmp_path)
+    assert result.returncode == ExitCode.BIND
+    assert "another --port" in result.stderr and "Traceback" not in result.stderr
+
+
+def start(*options: str, directory: Path, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "bitfusion", "serve", "--devices", "null", "--port", "0", *options]
+    return subprocess.Popen(
+        command,
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def ready(process: subprocess.Popen[str]) -> str:
+    """The address in the readiness line."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        match = re.fullmatch(r"bitfusion: ready at (\S+) with 1 GPU: Null device \(64\.0 GiB\)\n", line)
+        if match:
+            return match[1]
+    raise AssertionError("the appliance ended without a readiness line")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_readiness_line_and_file_and_a_clean_stop_with_sessions_open(tmp_path, number):
+    ready_file = tmp_path / "ready.json"
+    ready_file.write_text("left by one that was killed")
+    with start("--state-dir", "state", "--ready-file", str(ready_file), directory=tmp_path) as process:
+        address = ready(process)
+        content = json.loads(ready_file.read_text())
+        assert (content["address"], content["pid"], content["gpus"]) == (address, process.pid, 1)
+        clients = [bitfusion.connect(address, memory="2MiB") for _ in range(3)]
+        process.send_signal(number)
+        assert process.wait(30) == ExitCode.OK
+        assert "Traceback" not in process.stderr.read()
+    for client in clients:
+        with pytest.raises(SessionError, match="connect again"):
+            client.echo(b"x")
+        client.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
+    host, port = address.split(":")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
+
+
+def test_signals_while_it_starts_stop_it_in_order(tmp_path):
+    """Whenever the signal comes: before the readiness line, after it, or before there is anything to stop."""
+    for delay_lines in range(2):
+        with start("--state-dir", "state", "--log-level", "DEBUG", directory=tmp_path) as process:
+            for _ in range(delay_lines):
+                process.stderr.readline()
+            process.terminate()
+            assert process.wait(30) in (ExitCode.OK, -signal.SIGTERM)
+            assert "Traceback" not in process.stderr.read()
+
+
+def test_the_address_is_free_again_at_once(tmp_path):
+    with Appliance("null", tmp_path) as first:
+        client = bitfusion.connect(first.address)
+    with Appliance("null", tmp_path, "--port", str(first.port)) as second:
+        assert second.port == first.port
+        with bitfusion.connect(second.address) as other:
+            assert other.echo(b"x") == b"x"
+    client.close()
+
+
+def test_two_appliances_share_a_state_directory(tmp_path):
+    with Appliance("null", tmp_path) as first, Appliance("null", tmp_path) as second:
+        assert first.address != second.address
+        with bitfusion.connect(first.address) as one, bitfusion.connect(second.address) as other:
+            assert (one.echo(b"1"), other.echo(b"2")) == (b"1", b"2")
+        first.stop()
+        with bitfusion.connect(second.address) as other:
+            assert other.echo(b"3") == b"3"
+
+
+@pytest.mark.skipif(not IPV6, reason="this machine has no IPv6")
+def test_ipv6_loopback(tmp_path):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"::1 cannot be served on here: {error}")
+    with Appliance("null", tmp_path, "--host", "::1") as appliance:
+        assert appliance.address.startswith("[::1]:")
+        with bitfusion.connect(appliance.address) as client:
+            assert client.echo(b"x") == b"x"
+
+
+def test_several_kinds_of_devices_and_leases_on_each(tmp_path):
+    with Appliance("virtual:2x64MiB,null", tmp_path) as appliance:
+        clients = [bitfusion.connect(appliance.address, fraction=1.0) for _ in range(3)]
+        assert [client.device.kind for client in clients] == ["virtual", "virtual", "null"]
+        assert clients[0].device.uuid != clients[1].device.uuid
+        for client in clients:
+            client.close()
+
+
+def test_without_a_home_it_serves_without_a_cache(tmp_path):
+    environment = {"HOME": "/dev/null/home", "XDG_STATE_HOME": ""}
+    with start(directory=tmp_path, **environment) as process:
+        assert process.stderr.readline().startswith("bitfusion: no kernel cache: ")
+        with bitfusion.connect(ready(process)) as client:
+            assert client.echo(b"x") == b"x"
+        process.terminate()
+        assert process.wait(30) == ExitCode.OK
+
+
+def test_modules_where_it_was_started_are_not_taken_for_pythons(tmp_path):
+    """A user's random.py beside the program must not become the appliance's."""
+    for name in ("random", "selectors", "msgpack", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('a module of the user was imported')")
+    command = [sys.executable, "-P", "-m", "bitfusion", "serve", "--devices", "null", "--port", "0", "--state-dir", "s"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        with bitfusion.connect(ready(process)) as client:
+            assert client.echo(b"x") == b"x"
+        process.terminate()
+        assert process.wait(30) == ExitCode.OK
