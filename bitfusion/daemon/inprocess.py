@@ -52,7 +52,8 @@ class LocalSession(ClientSession):
         if self._failures.pending is not None and opcode in STREAM_WORK:
             return
         operation = cast(
-            Field, (opcode, stream, *(bytes(field) if isinstance(field, memoryview) else field for field in fields))
+            Field,
+            (int(opcode), stream, *(bytes(field) if isinstance(field, memoryview) else field for field in fields)),
         )
         try:
             self._executor.post(operation)
