@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 START_TIMEOUT_S = 120
@@ -16,9 +17,11 @@ STOP_TIMEOUT_S = 30
 
 
 class Appliance:
-    """Started when made, stopped by its pid."""
+    """Started when made, stopped by its pid. ``environment`` adds to this process's."""
 
-    def __init__(self, devices: str, state_dir: Path, *options: str) -> None:
+    def __init__(
+        self, devices: str, state_dir: Path, *options: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         reader, writer = os.pipe()
         self.lines: list[str] = []
         self._news = threading.Condition()
@@ -26,7 +29,12 @@ class Appliance:
         command = [sys.executable, "-m", "bitfusion", "serve", "--port", "0", "--devices", devices]
         command += ["--state-dir", str(state_dir), "--ready-fd", str(writer), "--log-level", "INFO", *options]
         self.process = subprocess.Popen(
-            command, pass_fds=[writer], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command,
+            pass_fds=[writer],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
         )
         self._reader = threading.Thread(target=self._read_log)
         self._reader.start()

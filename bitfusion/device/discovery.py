@@ -6,6 +6,7 @@ Runs in the daemon, so it asks NVML (which opens no CUDA context) and never CUDA
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import os
 import re
@@ -27,6 +28,8 @@ NULL_MEMORY = 64 * GIB
 """What the null device claims to have; it holds nothing. More than any virtual GPU, so that packing takes it last."""
 
 FORM = "write auto, cuda, null, virtual or virtual:COUNTxMEMORY (such as virtual:2x4GiB), several with commas between"
+
+CUDA_EXTRA = "bitfusion[cuda]"
 
 _VIRTUAL = re.compile(r"([0-9]{1,9})x(.+)", re.IGNORECASE)
 
@@ -105,7 +108,7 @@ def find_gpus() -> tuple[list[DeviceSpec], str]:
             "pynvml"
         )  # of nvidia-ml-py: it has no types, and only an appliance needs it
     except ImportError:
-        return [], "the package nvidia-ml-py is not installed (pip install 'bitfusion[cuda]')"
+        return [], f"the package nvidia-ml-py is not installed (pip install '{CUDA_EXTRA}')"
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -129,9 +132,19 @@ def _list_gpus(nvml: Any) -> tuple[list[DeviceSpec], str]:
             continue
         size = nvml.nvmlDeviceGetMemoryInfo(handle).total
         devices.append(DeviceSpec("cuda", index, name, nvml.nvmlDeviceGetUUID(handle), size))
+    if devices and not _has_bindings():
+        reasons.append(f"the package cuda-bindings is not installed (pip install '{CUDA_EXTRA}')")
+        devices.clear()
     for reason in reasons:
         log.warning("! %s", reason)
     return devices, "; ".join(reasons) or "NVML lists none"
+
+
+def _has_bindings() -> bool:
+    try:
+        return importlib.util.find_spec("cuda.bindings") is not None
+    except ModuleNotFoundError:  # not even a package ``cuda``
+        return False
 
 
 def _mig_enabled(nvml: Any, handle: object) -> bool:
