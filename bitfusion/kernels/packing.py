@@ -10,7 +10,7 @@ record     address u64
 bool       u8
 complex    two floats
 tuple      each element as an argument of its own
-none       nothing
+none       u64 = 0 (an opaque pointer nobody reads)
 =========  ==========================================================================================
 """
 
@@ -133,7 +133,7 @@ class _UnfitError(Exception):
 
 
 _CONVERTED = frozenset({SCALARS["complex64"], SCALARS["complex128"], SCALARS["none"], SCALARS["bool"]})
-"""Scalar types that ``struct`` cannot take as they are: none and complex are not one field, '?' takes any object."""
+"""Scalar types that ``struct`` cannot take as they are: None is no number, complex is two, '?' takes any object."""
 
 
 def _accepted(kind: Type) -> frozenset[Type] | None:
@@ -159,7 +159,7 @@ def _codes(kind: Type) -> Iterator[tuple[str, int, int, tuple[int, ...]]]:
             for element in kind.elements:
                 yield from _codes(element)
         case Scalar(name="none"):
-            pass
+            yield "Q", 8, 8, (8,)
         case Scalar(name="complex64" | "complex128", dtype=dtype) if dtype is not None:
             part = dtype.itemsize // 2
             code = "f" if part == 4 else "d"
@@ -222,7 +222,7 @@ def _tuple_fields(steps: tuple[Callable[[Any], list[Any]], ...], value: object) 
 def _nothing(value: object) -> list[Any]:
     if value is not None:
         raise _UnfitError(_describe(value))
-    return []
+    return [0]
 
 
 def _scalar(value: object) -> Any:

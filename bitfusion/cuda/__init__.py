@@ -1,0 +1,122 @@
+"""numba.cuda's host API and kernel language on a leased GPU: ``from bitfusion import cuda``.
+
+Kernels are captured as source and compiled where the GPU is; neither CUDA nor Numba is needed here. The session is opened on first use
+(docs/guide/cuda.md). Owns the public names and nothing else; names of numba.cuda that are not offered say so.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from bitfusion.client.array import DeviceArray
+from bitfusion.client.client import Event, Stream
+from bitfusion.client.operations import MemoryInfo
+from bitfusion.cuda import device_names as _device_names
+from bitfusion.cuda.arguments import In, InOut, Out
+from bitfusion.cuda.current import close, use
+from bitfusion.cuda.decorators import jit
+from bitfusion.cuda.devices import (
+    cuda_error,
+    current_context,
+    detect,
+    get_current_device,
+    gpus,
+    is_available,
+    list_devices,
+    select_device,
+)
+from bitfusion.cuda.memory import (
+    as_cuda_array,
+    defer_cleanup,
+    device_array,
+    device_array_like,
+    from_cuda_array_interface,
+    is_cuda_array,
+    managed_array,
+    mapped,
+    mapped_array,
+    mapped_array_like,
+    pinned,
+    pinned_array,
+    pinned_array_like,
+    to_device,
+)
+from bitfusion.cuda.streams import default_stream, event, event_elapsed_time, stream, synchronize
+from bitfusion.kernels import types
+from bitfusion.kernels.types import NAMES as _TYPES
+
+__all__ = [
+    "DeviceArray",
+    "Event",
+    "In",
+    "InOut",
+    "MemoryInfo",
+    "Out",
+    "Stream",
+    "as_cuda_array",
+    "close",
+    "cuda_error",
+    "current_context",
+    "default_stream",
+    "defer_cleanup",
+    "detect",
+    "device_array",
+    "device_array_like",
+    "event",
+    "event_elapsed_time",
+    "from_cuda_array_interface",
+    "get_current_device",
+    "gpus",
+    "is_available",
+    "is_cuda_array",
+    "jit",
+    "list_devices",
+    "managed_array",
+    "mapped",
+    "mapped_array",
+    "mapped_array_like",
+    "pinned",
+    "pinned_array",
+    "pinned_array_like",
+    "select_device",
+    "stream",
+    "synchronize",
+    "to_device",
+    "types",
+    "use",
+]
+
+implementation = "bitfusion"
+"""What numba.cuda says of itself: NVIDIA's package says "NVIDIA"."""
+
+SUBMODULES = frozenset({"cg", "fp16", "libdevice", "random", "types"})
+"""Modules of numba.cuda that are offered; the import hook of ``bitfusion run`` finds them here."""
+
+UNSUPPORTED = frozenset(
+    [
+        *("Archive", "CUSource", "Cubin", "Fatbin", "LTOIR", "LinkableCode", "Object", "PTXSource", "declare_device"),
+        *("HostOnlyCUDAMemoryManager", "IpcHandle", "open_ipc_array", "set_memory_manager", "runtime"),
+        *("Reduce", "reduce", "guvectorize", "vectorize", "cudadrv", "simulator"),
+        *("compile", "compile_all", "compile_for_current_device", "compile_ptx", "compile_ptx_for_current_device"),
+        *("external_stream", "legacy_default_stream", "per_thread_default_stream"),
+        *("profile_start", "profile_stop", "profiling"),
+    ]
+)
+"""Names of numba.cuda that mean something and cannot be used here."""
+
+_NAMES: dict[str, Any] = {**_TYPES, **_device_names.functions(), **_device_names.namespaces()}
+globals().update(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    """Modules are imported when they are first asked for; everything else is not there, and says so."""
+    if name in SUBMODULES:
+        return import_module(f"{__name__}.{name}")
+    if name in UNSUPPORTED:
+        raise AttributeError(f"numba.cuda.{name} is not offered on a leased GPU; docs/guide/cuda.md lists what is")
+    raise AttributeError(f"module 'bitfusion.cuda' has no attribute {name!r}; docs/guide/cuda.md lists what it has")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_NAMES, *SUBMODULES})

@@ -1,0 +1,96 @@
+"""Host values in a launch: copied to the device before it and back after it, as numba.cuda does; ``In``, ``Out`` and ``InOut`` say which.
+
+Owns what becomes of each argument. Device arrays pass untouched, once it is sure that they are this session's and not freed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from bitfusion.client.array import DeviceArray
+from bitfusion.client.client import Client
+from bitfusion.client.core import check_memory, check_session
+from bitfusion.cuda.memory import as_cuda_array, is_cuda_array
+
+CopyBack: TypeAlias = tuple[DeviceArray, Any]
+"""What to copy back after a launch: the device array, and the host array or record it came from."""
+
+
+class Hint:
+    """A host array with the word which way it is copied around a launch."""
+
+    copied_in = True
+    copied_back = True
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class In(Hint):
+    """Copied to the device before the launch."""
+
+    copied_back = False
+
+
+class Out(Hint):
+    """Copied back after the launch; on the device it starts with whatever is there."""
+
+    copied_in = False
+
+
+class InOut(Hint):
+    """Copied to the device before and back after the launch: what a host array without a hint is."""
+
+
+def on_device(client: Client, values: tuple[Any, ...], stream: Any) -> tuple[list[Any], list[CopyBack]]:
+    """The arguments as a launch takes them, and what to copy back after it."""
+    ready: list[Any] = []
+    back: list[CopyBack] = []
+    for value in values:
+        hint = value if isinstance(value, Hint) else InOut(value)
+        given = hint.value
+        if isinstance(given, np.ndarray | np.void):
+            array = _copied(client, given, hint, stream)
+            ready.append(array)
+            if hint.copied_back and _writable(given):
+                back.append((array, given))
+        elif is_cuda_array(given):
+            array = as_cuda_array(given)
+            check_session(client.core, array.client.core)
+            check_memory(array.allocation)
+            ready.append(array)
+        else:
+            ready.append(given)
+    return ready, back
+
+
+def copy_back(client: Client, back: list[CopyBack], stream: Any) -> None:
+    """Bring the results to the host arrays; waits for the launch."""
+    for array, host in back:
+        if isinstance(host, np.void):
+            _fill_record(host, array.copy_to_host(stream=stream))
+        else:
+            array.copy_to_host(host, stream)
+
+
+def _copied(client: Client, host: Any, hint: Hint, stream: Any) -> DeviceArray:
+    array = np.asanyarray(host)
+    if hint.copied_in:
+        return client.to_device(array, stream)
+    return client.device_array(array.shape, array.dtype, order=_order(array), stream=stream)
+
+
+def _writable(host: Any) -> bool:
+    return host.flags.writeable  # type: ignore[no-any-return]  # a constant host array stays as it is
+
+
+def _order(array: np.ndarray[Any, Any]) -> str:
+    return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+
+
+def _fill_record(record: np.void, values: np.ndarray[Any, Any]) -> None:
+    """A record that is an element of an array is a view of it: field by field the array gets the values."""
+    for name in record.dtype.names or ():
+        record[name] = values[name][()]

@@ -1,0 +1,9 @@
+"""Cooperative groups, for kernels (numba.cuda.cg)."""
+
+from __future__ import annotations
+
+from bitfusion.cuda.device_names import DeviceName, member
+
+
+def __getattr__(name: str) -> DeviceName:
+    return member(__name__, name)

@@ -1,0 +1,98 @@
+"""The current session of this process: what every function of ``cuda`` works on. Opened on first use, one for all threads.
+
+Owns opening, choosing and closing it, and its report. Without ``use`` the environment says what is leased and where
+(client/settings.py); ``bitfusion run`` sets it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Callable
+
+from bitfusion.client.client import Client, connect
+from bitfusion.client.settings import from_environment
+from bitfusion.cuda.report import Report
+
+client: Client | None = None
+"""The current session, or None before the first use. Launches read it directly; everything else asks ``current``."""
+
+_lock = threading.RLock()
+_opened: list[tuple[Client, Report | None]] = []
+"""The session opened here, and what will be reported of it; at most one."""
+
+
+def connect_environment() -> Client:
+    """The lease that the environment asks for. Raises the ConnectError branch, ConfigError."""
+    settings = from_environment()
+    return connect(gpus=settings.gpus, memory=settings.memory, fraction=settings.fraction)
+
+
+opener: Callable[[], Client] = connect_environment
+"""How a session is opened on first use; ``bitfusion run --in-process`` puts a device of this process here."""
+
+
+def current() -> Client:
+    """The current session, opened if there is none. Raises the ConnectError branch, ConfigError."""
+    return client or _open()
+
+
+def _open() -> Client:
+    global client
+    with _lock:
+        if client is None:
+            client = opener()
+            place = os.environ.get("BITFUSION_REPORT")
+            _opened.append((client, Report(client, place) if place else None))
+            atexit.register(_close_opened)  # after the client's own, so it runs before it
+        return client
+
+
+class use:  # noqa: N801 (a function to those who call it)
+    """Make ``client`` the current session: for a ``with`` block, or from now on if the result is thrown away.
+
+    The session stays its owner's: ``close`` of this module puts it aside and does not end it.
+    """
+
+    def __init__(self, chosen: Client | None) -> None:
+        global client
+        with _lock:
+            self._before, client = client, chosen
+
+    def __enter__(self) -> Client | None:
+        return client
+
+    def __exit__(self, *exc_info: object) -> None:
+        global client
+        with _lock:
+            client = self._before
+
+
+def close() -> None:
+    """End the session that was opened on first use, and put aside one given by ``use``. The next use opens another."""
+    global client
+    with _lock:
+        client = None
+        _close_opened()
+
+
+def _close_opened() -> None:
+    while _opened:
+        opened, report = _opened.pop()
+        atexit.unregister(_close_opened)
+        if report is not None:
+            report.write()
+        opened.close()
+
+
+def _forget() -> None:
+    """In a forked child: the session is the parent's, and so is its report."""
+    global client, _lock
+    client, _lock = None, threading.RLock()
+    if _opened:
+        _opened.clear()
+        atexit.unregister(_close_opened)
+
+
+os.register_at_fork(after_in_child=_forget)

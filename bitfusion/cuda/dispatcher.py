@@ -1,0 +1,315 @@
+"""Kernels as programs hold them: a dispatcher finds the specialisation for a launch's arguments, compiling it when it is new.
+
+The way of a repeated launch is short: the arguments' types, in so far as they can differ, are the key to the specialisation, which packs
+and posts. Everything unusual (new types, host arrays, tuples, a new session, errors) takes the slow way, which decides all again.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types as python_types
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+
+from bitfusion.client import operations
+from bitfusion.client.array import DeviceArray
+from bitfusion.client.base import dim3
+from bitfusion.client.client import Client
+from bitfusion.cuda import arguments, current
+from bitfusion.cuda.specialization import Specialization
+from bitfusion.errors import InvalidValueError, KernelTypeError, LaunchError, UnsupportedError
+from bitfusion.kernels.types import Signature, Type, int64, none, typeof
+from bitfusion.types import Dim3, FunctionInfo
+from bitfusion.wire.operations import CONFIG, Opcode
+
+Key: TypeAlias = tuple[object, ...]
+"""What of a launch's arguments decides its types: a device array's type, any other value's class."""
+
+CONFIGURED_COUNT_MAX = 256
+"""Launch configurations a kernel remembers; programs use a few."""
+
+SHARED_SIZE_MAX = 2**32 - 1
+
+THREADS_DEFAULT = 256
+"""Threads per block that ``forall`` chooses: divides every GPU's threads per multiprocessor, and leaves room for registers."""
+
+
+class Launch:
+    """A kernel with its launch configuration: call it with the kernel's arguments."""
+
+    __slots__ = ("block", "config", "dispatcher", "grid", "sharedmem", "stream")
+
+    def __init__(self, dispatcher: Dispatcher, grid: Dim3, block: Dim3, stream: Any, sharedmem: int) -> None:
+        self.dispatcher = dispatcher
+        self.grid = grid
+        self.block = block
+        self.stream = stream
+        self.sharedmem = sharedmem
+        self.config = CONFIG.pack(*grid, *block, sharedmem)
+
+    def __call__(self, *values: Any) -> None:
+        """Launch: returns when it is posted; with host arrays when they are copied back. LaunchError, KernelError."""
+        client, dispatcher = current.client, self.dispatcher
+        key: list[object] = []
+        if client is dispatcher.client:
+            for value in values:
+                if type(value) is DeviceArray:
+                    if value.client is not client or not value.allocation.live:
+                        break
+                    key.append(value.__bitfusion_argument__.type)
+                else:
+                    key.append(type(value))
+            else:
+                found = dispatcher.known.get(tuple(key))
+                if found is not None and self.config in found.fitting:
+                    self._post(client, found, values)
+                    return
+        dispatcher.launch(self, values)
+
+    def _post(self, client: Any, found: Specialization, values: tuple[Any, ...]) -> None:
+        try:
+            data = found.pack(values)
+        except KernelTypeError:  # a value beyond its class's usual type, such as an integer of more than 63 bits
+            self.dispatcher.launch(self, values)
+            return
+        stream = self.stream
+        number = stream if type(stream) is int else client.stream_number(stream)
+        core = client.core
+        session = core.session
+        if core.dead or session.full:
+            client.run(operations.post(core, Opcode.LAUNCH, number, found.number, self.config, data))
+        else:
+            session.post(Opcode.LAUNCH, number, found.number, self.config, data)
+
+
+class Dispatcher:
+    """A kernel, or a device function. ``py_func`` is the Python function, ``options`` what the compiler is told.
+
+    ``signatures_declared`` are those given to ``jit``: with one, arguments are converted to it; with several, the first that fits is
+    taken; with none, every new combination of argument types is compiled for itself.
+    """
+
+    def __init__(
+        self, py_func: Callable[..., Any], options: dict[str, Any], declared: Sequence[Signature], *, device: bool
+    ) -> None:
+        functools.update_wrapper(self, py_func)
+        self.py_func = py_func
+        self.options = options
+        self.declared = tuple(declared)
+        self.device = device
+        self.client: Client | None = None
+        """The session that ``known`` is about."""
+        self.known: dict[Key, Specialization] = {}
+        """The quick way: specialisations of this session by key."""
+        self._made: dict[Client, dict[Signature, Specialization]] = {}
+        self._configured: dict[Any, Launch] = {}
+        self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"<{'device function' if self.device else 'kernel'} {self.__qualname__}>"  # type: ignore[attr-defined]
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """As a method: the instance is the first argument."""
+        return self if instance is None else python_types.MethodType(self, instance)
+
+    # configuring
+
+    def __getitem__(self, configuration: Any) -> Launch:
+        """``kernel[grid, block]``, and after those a stream and bytes of dynamic shared memory."""
+        try:
+            return self._configured[configuration]
+        except (KeyError, TypeError):  # new, or of lists
+            return self._configure(configuration)
+
+    def configure(self, griddim: Any, blockdim: Any, stream: Any = 0, sharedmem: int = 0) -> Launch:
+        """The kernel with a launch configuration. LaunchError, TypeError, ValueError for what is none."""
+        if self.device:
+            self()
+        if isinstance(sharedmem, bool) or not isinstance(sharedmem, int | np.integer):
+            raise TypeError(f"shared memory is a number of bytes, not {sharedmem!r}")
+        if not 0 <= sharedmem <= SHARED_SIZE_MAX:
+            raise LaunchError(f"{sharedmem} bytes of shared memory cannot be")
+        return Launch(self, dim3(griddim, "grid"), dim3(blockdim, "block"), stream, int(sharedmem))
+
+    def _configure(self, configuration: Any) -> Launch:
+        if not isinstance(configuration, tuple) or not 2 <= len(configuration) <= 4:
+            raise ValueError(
+                "a launch is kernel[grid, block], kernel[grid, block, stream] or kernel[grid, block, stream, sharedmem]"
+            )
+        launch = self.configure(*configuration)
+        if len(configuration) == 2 or type(launch.stream) is int:  # a stream is not kept alive for this
+            if len(self._configured) >= CONFIGURED_COUNT_MAX:
+                self._configured.clear()
+            try:
+                self._configured[configuration] = launch
+            except TypeError:
+                pass
+        return launch
+
+    def forall(self, ntasks: int, tpb: int = 0, stream: Any = 0, sharedmem: int = 0) -> ForAll:
+        """The kernel for at least ``ntasks`` threads in one dimension, ``tpb`` threads a block (0: chosen)."""
+        if ntasks < 0:
+            raise InvalidValueError(f"there cannot be {ntasks} tasks")
+        return ForAll(self, ntasks, tpb, stream, sharedmem)
+
+    def __call__(self, *values: Any, **keywords: Any) -> NoReturn:
+        """LaunchError: kernels are launched, and device functions are called by kernels."""
+        if self.device:
+            raise LaunchError(f"{self.__qualname__} is a device function: kernels call it, the host cannot")  # type: ignore[attr-defined]
+        raise LaunchError(f"say how to launch the kernel: {self.__qualname__}[grid, block](...)")  # type: ignore[attr-defined]
+
+    # launching
+
+    def launch(self, launch: Launch, values: tuple[Any, ...]) -> None:
+        """The slow way: any arguments, any session."""
+        client = current.current()
+        stream = client.stream_number(launch.stream)
+        ready, back = arguments.on_device(client, values, launch.stream)
+        found = self._specialization(client, ready)
+        data = found.pack(ready)
+        found.check(launch.config, launch.grid, launch.block, launch.sharedmem)
+        client.run(operations.post(client.core, Opcode.LAUNCH, stream, found.number, launch.config, data))
+        arguments.copy_back(client, back, launch.stream)
+
+    def _specialization(self, client: Client, values: list[Any]) -> Specialization:
+        """The specialisation for ready arguments; afterwards the quick way knows it, if it can."""
+        given = [typeof(value) for value in values]
+        self._check_count(len(given))
+        with self._lock:
+            if self.client is not client:
+                self.client, self.known = client, {}
+            found = self._declared(client, values, given) if self.declared else self.compile(Signature(none, *given))
+            if all(map(_known_by_class, values, given)):
+                self.known[_key(values)] = found
+            return found
+
+    def _check_count(self, count: int) -> None:
+        expected = self.py_func.__code__.co_argcount
+        if count != expected:
+            raise KernelTypeError(f"{self.__qualname__} takes {expected} arguments, {count} were given")  # type: ignore[attr-defined]
+
+    def _declared(self, client: Client, values: list[Any], given: list[Type]) -> Specialization:
+        """Among several signatures the exact one, else the first that the values can be converted to."""
+        if len(self.declared) == 1:
+            return self.compile(self.declared[0])
+        for signature in self.declared:
+            if list(signature.args) == given:
+                return self.compile(signature)
+        for signature in self.declared:
+            try:
+                found = self.compile(signature)
+                found.pack(values)
+            except KernelTypeError:
+                continue
+            return found
+        raise KernelTypeError(
+            f"no signature of {self.__qualname__} takes ({', '.join(map(str, given))}):"  # type: ignore[attr-defined]
+            f" {'; '.join(map(str, self.declared))}"
+        )
+
+    # compiling
+
+    def compile(self, signature: Any) -> Specialization:
+        """Compile for a signature, unless that has been done in this session. KernelError."""
+        from bitfusion.cuda.declared import signature as as_signature
+
+        wanted, client = as_signature(signature), current.current()
+        if self.device:
+            raise UnsupportedError("a device function is compiled with the kernels that call it", feature="compile")
+        with self._lock:
+            made = self._of(client)
+            if wanted not in made:
+                made[wanted] = Specialization(client, self.py_func, wanted, self.options)
+            return made[wanted]
+
+    def _of(self, client: Client) -> dict[Signature, Specialization]:
+        """What has been made for a session; those of ended sessions are forgotten."""
+        if client not in self._made:
+            for other in [other for other in self._made if other.closed]:
+                del self._made[other]
+            self._made[client] = {}
+        return self._made[client]
+
+    def specialize(self, *values: Any) -> Dispatcher:
+        """A dispatcher for the types of these arguments only; others are converted to them, or refused."""
+        ready, _ = arguments.on_device(current.current(), values, 0)
+        made = Dispatcher(self.py_func, self.options, [Signature(none, *map(typeof, ready))], device=False)
+        made.compile(made.declared[0])
+        return made
+
+    # what there is
+
+    @property
+    def specialized(self) -> bool:
+        """Whether there is one declared signature."""
+        return len(self.declared) == 1
+
+    @property
+    def overloads(self) -> dict[tuple[Type, ...], Specialization]:
+        """What has been compiled in the current session, by argument types."""
+        return {signature.args: found for signature, found in self._of(current.current()).items()}
+
+    @property
+    def signatures(self) -> list[tuple[Type, ...]]:
+        """Argument types of what has been compiled, or declared."""
+        return list(dict.fromkeys([*(signature.args for signature in self.declared), *self.overloads]))
+
+    def get_regs_per_thread(self, signature: Any = None) -> Any:
+        """Registers of a thread: of one signature (a tuple of types), of the only one, or of all as a dict."""
+        return self._about(signature, lambda info: info.registers)
+
+    def get_shared_mem_per_block(self, signature: Any = None) -> Any:
+        """Bytes of static shared memory."""
+        return self._about(signature, lambda info: info.shared_size)
+
+    def get_const_mem_size(self, signature: Any = None) -> Any:
+        """Bytes of constant memory."""
+        return self._about(signature, lambda info: info.constant_size)
+
+    def get_local_mem_per_thread(self, signature: Any = None) -> Any:
+        """Bytes of local memory."""
+        return self._about(signature, lambda info: info.local_size)
+
+    def get_max_threads_per_block(self, signature: Any = None) -> Any:
+        """Threads that a block may have."""
+        return self._about(signature, lambda info: info.threads_max)
+
+    def _about(self, signature: Any, read: Callable[[FunctionInfo], int]) -> Any:
+        from bitfusion.cuda.declared import signature as as_signature
+
+        if signature is None and self.specialized:
+            signature = self.declared[0]
+        if signature is not None:
+            return read(self.compile(Signature(none, *as_signature(signature).args)).function.info)
+        return {arguments: read(found.function.info) for arguments, found in self.overloads.items()}
+
+
+class ForAll:
+    """A kernel for a number of tasks; the block is chosen when its arguments, and so its resources, are known."""
+
+    def __init__(self, dispatcher: Dispatcher, ntasks: int, tpb: int, stream: Any, sharedmem: int) -> None:
+        self._dispatcher = dispatcher
+        self._ntasks = ntasks
+        self._threads = tpb or THREADS_DEFAULT
+        self._stream = stream
+        self._sharedmem = sharedmem
+
+    def __call__(self, *values: Any) -> None:
+        """Launch; nothing if there are no tasks."""
+        if self._ntasks:
+            blocks = -(-self._ntasks // self._threads)
+            self._dispatcher[blocks, self._threads, self._stream, self._sharedmem](*values)
+
+
+def _key(values: Sequence[Any]) -> Key:
+    return tuple(value.__bitfusion_argument__.type if type(value) is DeviceArray else type(value) for value in values)
+
+
+def _known_by_class(value: Any, kind: Type) -> bool:
+    """Whether the next value with this value's part of the key has this type for certain."""
+    if type(value) is int:
+        return kind is int64
+    return type(value) is DeviceArray or isinstance(value, bool | float | complex | None | np.number | np.bool_)

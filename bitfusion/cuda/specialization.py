@@ -1,0 +1,64 @@
+"""A kernel for one signature in one session: compiled and loaded there, its arguments' layout, and what its launches must keep to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from bitfusion.client.client import Client, Function
+from bitfusion.errors import LaunchError
+from bitfusion.kernels.packing import Packer
+from bitfusion.kernels.signatures import encode
+from bitfusion.kernels.source import capture
+from bitfusion.kernels.types import Signature
+from bitfusion.types import Dim3
+
+BLOCK_LIMITS = ("MAX_BLOCK_DIM_X", "MAX_BLOCK_DIM_Y", "MAX_BLOCK_DIM_Z")
+GRID_LIMITS = ("MAX_GRID_DIM_X", "MAX_GRID_DIM_Y", "MAX_GRID_DIM_Z")
+SHARED_LIMITS = ("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN", "MAX_SHARED_MEMORY_PER_BLOCK")
+"""``CUdevice_attribute`` names; a device that does not say is not checked here, only by itself."""
+
+
+class Specialization:
+    """Made by the first launch with its types. ``fitting`` are the launch configurations that have been checked."""
+
+    __slots__ = ("fitting", "function", "number", "pack", "signature")
+
+    def __init__(
+        self, client: Client, kernel: Callable[..., Any], signature: Signature, options: dict[str, Any]
+    ) -> None:
+        """Capture, compile, load. KernelSourceError, KernelTypeError, KernelCompileError, UnsupportedError."""
+        packer = Packer(signature)
+        self.signature = signature
+        self.function: Function = client.load_kernel(capture(kernel).data, encode(signature), options)
+        self.number = self.function.handle.number
+        self.pack = packer.pack
+        self.fitting: set[bytes] = set()
+
+    def check(self, config: bytes, grid: Dim3, block: Dim3, shared_size: int) -> None:
+        """LaunchError if the device or the kernel cannot be launched so; remembered where it can."""
+        attributes = self.function.client.device.attributes
+        for dimensions, limits, noun in ((block, BLOCK_LIMITS, "block"), (grid, GRID_LIMITS, "grid")):
+            for size, limit in zip(dimensions, limits, strict=True):
+                if size > attributes.get(limit, size):
+                    raise LaunchError(
+                        f"the {noun} {dimensions} is too large: the device's {limit} is {attributes[limit]}"
+                    )
+        self._check_resources(block, shared_size, attributes)
+        self.fitting.add(config)
+
+    def _check_resources(self, block: Dim3, shared_size: int, attributes: dict[str, int]) -> None:
+        info, threads = self.function.info, math.prod(block)
+        threads_max = min(info.threads_max, attributes.get("MAX_THREADS_PER_BLOCK", info.threads_max))
+        if threads > threads_max:
+            raise LaunchError(
+                f"a block of {block} has {threads} threads; {info.name} with its {info.registers} registers a thread can have"
+                f" {threads_max} on this device"
+            )
+        shared_max = next((attributes[limit] for limit in SHARED_LIMITS if limit in attributes), None)
+        if shared_max is not None and info.shared_size + shared_size > shared_max:
+            raise LaunchError(
+                f"{info.name} would use {info.shared_size} bytes of static and {shared_size} of dynamic shared memory;"
+                f" a block can have {shared_max} on this device"
+            )

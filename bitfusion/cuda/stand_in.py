@@ -1,0 +1,45 @@
+"""A module ``numba`` for programs whose Python has no Numba: its types and ``numba.cuda``; everything else says what is missing.
+
+The import hook of ``bitfusion run`` (bitfusion/hook) puts these modules into ``sys.modules``.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import NoReturn
+
+from bitfusion.kernels import types as kernel_types
+from bitfusion.version import __version__
+
+MODULES = frozenset({"numba", "numba.types", "numba.core", "numba.core.types"})
+"""The modules that can be made here; ``numba.cuda`` and what is below it come from elsewhere."""
+
+
+def module(name: str) -> ModuleType:
+    """The stand-in for the module ``name``. ModuleNotFoundError if Numba itself is needed for it."""
+    if name.endswith(".types"):
+        return kernel_types
+    if name not in MODULES:
+        raise ModuleNotFoundError(_missing(name), name=name)
+    made = ModuleType(name, "What bitfusion offers of numba without Numba being installed: cuda and the types.")
+    made.__path__ = []
+    made.__bitfusion__ = True  # type: ignore[attr-defined]  # how the import hook knows it
+    made.types = kernel_types  # type: ignore[attr-defined]
+    if name == "numba":
+        made.__version__ = f"0+bitfusion.{__version__}"  # type: ignore[attr-defined]
+        vars(made).update(kernel_types.NAMES)
+
+    def refuse(attribute: str) -> NoReturn:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        raise ImportError(_missing(f"{name}.{attribute}"), name=name)
+
+    made.__getattr__ = refuse  # type: ignore[method-assign]
+    return made
+
+
+def _missing(name: str) -> str:
+    return (
+        f"{name} needs Numba, which this Python does not have (pip install numba);"
+        " without it bitfusion offers numba.cuda and Numba's types"
+    )
