@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 
 from bitfusion.cli.exit_codes import ExitCode, exit_code
@@ -13,19 +14,21 @@ from bitfusion.version import __version__
 VERBS = ("serve", "run", "bench")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser with every verb."""
+def parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
+    """The parser with these verbs."""
     top = argparse.ArgumentParser(prog="bitfusion", description="Lease GPUs over the network.")
     top.add_argument("--version", action="version", version=f"bitfusion {__version__}")
     commands = top.add_subparsers(metavar="VERB", required=True)
-    for verb in VERBS:
+    for verb in verbs:
         import_module(f"bitfusion.cli.{verb}").add_parser(commands)
     return top
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code."""
-    options = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    asked = [verb for verb in VERBS if verb in arguments[:1]]  # a client has not the packages of every verb
+    options = parser(asked or VERBS).parse_args(arguments)
     try:
         return int(options.main(options))
     except BitfusionError as error:

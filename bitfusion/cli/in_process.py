@@ -1,0 +1,58 @@
+"""``bitfusion run --in-process``: kernels on a device in the program's own process, the floor that remote work is measured against.
+
+There the compiler needs the real numba.cuda and the program ours, so the import hook asks here for what the program imports of Numba;
+Numba itself and this package import past it. The program must be Python, and its Python must have Numba.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from bitfusion import cuda
+from bitfusion.client.client import Client
+from bitfusion.client.settings import from_environment
+from bitfusion.cuda import current, hooked
+from bitfusion.daemon.daemon import state_dir_default
+from bitfusion.daemon.inprocess import open_local
+from bitfusion.device.discovery import discover
+from bitfusion.transport.blocking import BlockingTransport
+
+
+class Facade(ModuleType):
+    """``numba`` as the program sees it: the real one, but ``cuda`` is ours."""
+
+    cuda = cuda
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module("numba"), name)
+
+    def __dir__(self) -> list[str]:
+        return dir(import_module("numba"))
+
+
+NUMBA = Facade("numba")
+
+
+def module(name: str, from_it: bool) -> ModuleType:
+    """What ``import name`` gives the program, or with ``from_it`` what ``from name import`` takes from."""
+    inside = "numba" if name == "numba" else ".".join(name.split(".")[:2])
+    found = hooked.module(name) if inside == "numba.cuda" else import_module(name)
+    return found if from_it and name != "numba" else NUMBA
+
+
+def open_client() -> Client:
+    """A session on the first device of this machine, as large as the environment asks for."""
+    settings = from_environment()
+    spec = discover(os.environ.get("BITFUSION_DEVICES") or "auto")[0]
+    memory = settings.memory or (int(spec.memory_size * settings.fraction) if settings.fraction else None)
+    place = os.environ.get("BITFUSION_STATE_DIR")
+    state = Path(place) if place else state_dir_default()
+    transport = open_local(spec, memory=memory, cache_dir=state / "cache")
+    return Client(cast(BlockingTransport, transport))
+
+
+current.opener = open_client

@@ -1,0 +1,82 @@
+"""A program as our child, as if it had been started directly: its exit code, its signals, its terminal, its descriptors.
+
+It stays in our process group, so what the terminal sends (Ctrl-C, Ctrl-Z, hang-up) reaches it without us; signals sent to us alone are
+passed on. When it stops, we stop, so that the shell sees the job stop.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+
+from bitfusion.cli.exit_codes import ExitCode
+
+PASSED_ON = frozenset(
+    {
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGTERM,
+        signal.SIGTSTP,
+        signal.SIGCONT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGWINCH,
+        signal.SIGALRM,
+    }
+)
+
+STOPS = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+"""A program stopped by SIGSTOP was meant alone; whoever sent it will continue it."""
+
+SI_KERNEL = 0x80
+"""``si_code`` of signals that the kernel itself sends, the terminal's among them (include/uapi/asm-generic/siginfo.h)."""
+
+
+def run(command: list[str], environment: Mapping[str, str]) -> int:
+    """Run ``command`` to its end; its exit code, 128 + N if signal N ended it, NOT_FOUND or NOT_EXECUTABLE."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take the exit code with it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON | {signal.SIGCHLD})
+    try:
+        try:
+            pid = _start(command, environment, before)
+        except OSError as error:
+            print(f"bitfusion: {command[0]}: {error.strerror}", file=sys.stderr)
+            return ExitCode.NOT_FOUND if isinstance(error, FileNotFoundError) else ExitCode.NOT_EXECUTABLE
+        return _attend(pid)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start(command: list[str], environment: Mapping[str, str], mask: set[int | signal.Signals]) -> int:
+    """Its own signals are as ours were: Python ignores two that programs expect to end them."""
+    return os.posix_spawnp(
+        command[0], command, environment, setsigmask=mask, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ]
+    )
+
+
+def _attend(pid: int) -> int:
+    """Pass signals on until the program has ended."""
+    while True:
+        info = signal.sigwaitinfo(PASSED_ON | {signal.SIGCHLD})
+        if info.si_signo == signal.SIGCHLD:
+            code = _look(pid)
+            if code is not None:
+                return code
+        elif info.si_code != SI_KERNEL:
+            os.kill(pid, info.si_signo)
+
+
+def _look(pid: int) -> int | None:
+    """The exit code, if it has ended; if it has stopped, we stop with it."""
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+        if not found:
+            return None
+        if os.WIFSTOPPED(status):
+            if os.WSTOPSIG(status) in STOPS:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            continue
+        return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
