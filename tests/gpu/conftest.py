@@ -1,7 +1,7 @@
 """The same scenarios on three devices: the virtual GPU, a real one (marker ``gpu``), and the cuda device on a double of the driver.
 
 The double (double/cuda.c) runs no kernels but the three of images.py, so scenarios with kernels of their own leave it out by
-``compiles``. On a real GPU only the ``gpu`` ones run: ``pytest -m gpu tests/gpu``.
+``COMPILES``. On a real GPU only the ``gpu`` ones run: ``pytest -m gpu tests/gpu``.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def place(request, tmp_path_factory):
 
 
 def pytest_generate_tests(metafunc):
-    """Every test that uses ``place`` runs on every device, unless it is marked ``compiles``."""
+    """Every test that uses ``place`` runs on every device, the double only where the module does not say ``COMPILES``."""
     if "place" in metafunc.fixturenames:
-        kernels = metafunc.definition.get_closest_marker("compiles") is not None
-        metafunc.parametrize("place", ["virtual", GPU] if kernels else DEVICES, indirect=True, scope="session")
+        devices = ["virtual", GPU] if getattr(metafunc.module, "COMPILES", False) else DEVICES
+        metafunc.parametrize("place", devices, indirect=True, scope="session")
 
 
 @pytest.fixture
