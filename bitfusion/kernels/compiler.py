@@ -6,9 +6,8 @@ library behind ``numba.cuda.compile``, the device that its dispatchers ask for, 
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -18,10 +17,11 @@ from numba.cuda import compiler as numba_compiler
 from numba.cuda import dispatcher, types
 from numba.cuda.core.compiler_lock import global_compiler_lock
 
-from bitfusion.errors import KernelCompileError, KernelError
+from bitfusion.errors import KernelError
 from bitfusion.kernels import folding, gate, program
 from bitfusion.kernels.build import build
 from bitfusion.kernels.cache import Compiled, versions
+from bitfusion.kernels.failure import failure
 from bitfusion.kernels.listing import listing
 from bitfusion.kernels.numba_types import numba_arguments
 from bitfusion.kernels.options import Options
@@ -45,7 +45,7 @@ def compile_kernel(
         except KernelError:
             raise
         except Exception as error:  # Numba raises errors of every class for what it does not understand
-            raise _failure(error, accepted[0], names) from None
+            raise failure(error, accepted[0], names) from None
 
 
 def _compile(
@@ -105,21 +105,6 @@ def _numba_set_up(capability: Capability) -> Iterator[None]:
             yield
         finally:
             dispatcher.get_current_device = asked
-
-
-def _failure(error: Exception, kernel: gate.Accepted, names: Mapping[str, str]) -> KernelCompileError:
-    """What Numba says, with the user's file names as the user knows them."""
-    message = str(error).strip() or type(error).__name__
-    for shown, file in names.items():
-        message = message.replace(f'"{shown}"', f'"{file}"')
-    file, line = kernel.source.file, kernel.tree.lineno
-    location = getattr(error, "loc", None)
-    found = re.search(r'File "([^"]+)", line (\d+)', message)
-    if location is not None and location.filename in names.values():
-        file, line = location.filename, location.line
-    elif found is not None and found[1] in names.values():
-        file, line = found[1], int(found[2])
-    return KernelCompileError(f"{file}:{line}: in {kernel.source.name}: {message}", file=file, line=line)
 
 
 WARMING = program.Program(

@@ -16,15 +16,10 @@ from numba.cuda.core import analysis, ir, untyped_passes
 from numba.cuda.core.errors import TypingError
 from numba.cuda.core.ir_utils import GuardException, find_const
 
-BIT_COUNT_MAX = 4096
-"""Bits of an integer that may arise: far above what a kernel can hold, and done in no time."""
+SIZE_MAX = 4096
+"""Bits of an integer or items of a sequence that may arise: far above what a kernel can use, and done in no time."""
 
-COMPARISONS = frozenset(
-    {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.is_, operator.is_not}
-    | {operator.contains}
-)
-
-NUMBERS = (bool, int, float, complex, np.number, np.bool_)
+SEQUENCES = (tuple, str)
 
 
 @contextmanager
@@ -56,17 +51,18 @@ def _check(func_ir: Any) -> None:
                     raise TypingError("this constant expression is not one that a kernel can have", loc=assignment.loc)
 
 
-def is_small(function: Callable[[Any, Any], Any], left: object, right: object) -> bool:
+def is_small(function: Callable[[Any, Any], Any], left: Any, right: Any) -> bool:
     """Whether ``function(left, right)`` on two constants is done at once and gives something small."""
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
-        return False
-    if function in COMPARISONS:
-        return True
-    if not isinstance(left, NUMBERS) or not isinstance(right, NUMBERS):
-        return False
+        return False  # two small arrays can make a large one
+    if function is operator.mod:
+        return not isinstance(left, str)  # "%1000000000d" % 1
+    if function is operator.mul and (isinstance(left, SEQUENCES) or isinstance(right, SEQUENCES)):
+        sequence, count = (left, right) if isinstance(left, SEQUENCES) else (right, left)
+        return not isinstance(count, int) or len(sequence) * count <= SIZE_MAX
     if isinstance(left, int) and isinstance(right, int):
         if function is operator.pow:
-            return max(left.bit_length(), 1) * abs(right) <= BIT_COUNT_MAX
+            return max(left.bit_length(), 1) * right <= SIZE_MAX
         if function is operator.lshift:
-            return right <= BIT_COUNT_MAX
+            return right <= SIZE_MAX
     return True
