@@ -52,9 +52,10 @@ def capture(function: Any, *, name: str | None = None) -> Captured:
     if plain is None:
         raise KernelSourceError(f"a kernel must be a Python function, not a {type(function).__qualname__}")
     captured = _Capture()
-    captured.add(plain, name)
-    data = program.encode(program.Program(tuple(captured.functions)))
-    return Captured(captured.functions[0].name, data, sha256(data).digest())
+    captured.number(plain)
+    functions = tuple(captured.functions(name))
+    data = program.encode(program.Program(functions))
+    return Captured(functions[0].name, data, sha256(data).digest())
 
 
 def _python_function(value: object) -> FunctionType | None:
@@ -66,24 +67,30 @@ class _Capture:
     """The functions of one program, in the order in which they are met."""
 
     def __init__(self) -> None:
-        self.functions: list[program.Function] = []
         self._numbers: dict[FunctionType, int] = {}
 
-    def add(self, function: FunctionType, name: str | None = None) -> int:
-        """Capture ``function`` and what it calls, once; its number."""
-        if function in self._numbers:
-            return self._numbers[function]
-        if len(self.functions) >= program.FUNCTION_COUNT_MAX:
+    def number(self, function: FunctionType) -> int:
+        """The number of a function; a new one waits to be captured."""
+        number = self._numbers.setdefault(function, len(self._numbers))
+        if number >= program.FUNCTION_COUNT_MAX:
             raise KernelSourceError(f"a kernel can use {program.FUNCTION_COUNT_MAX} device functions at most")
-        number = self._numbers[function] = len(self.functions)
+        return number
+
+    def functions(self, name: str | None) -> Iterator[program.Function]:
+        """Capture them all; each may name further ones. ``name`` is the first one's."""
+        done = 0
+        while done < len(self._numbers):
+            function = list(self._numbers)[done]
+            yield self._function(function, name if done == 0 else None)
+            done += 1
+
+    def _function(self, function: FunctionType, name: str | None) -> program.Function:
         bare = _read(function, name)
-        self.functions.append(bare)  # holds the place: a device function may call itself
         parsed = syntax.parse(bare)
         _check_still_the_same(function.__code__, bare, parsed)
         bindings = tuple(self._bindings(function, bare, parsed))
         defaults = tuple(_default(bare, value) for value in function.__defaults__ or ())
-        self.functions[number] = program.Function(bare.name, bare.file, bare.line, bare.text, bindings, defaults)
-        return number
+        return program.Function(bare.name, bare.file, bare.line, bare.text, bindings, defaults)
 
     def _bindings(
         self, function: FunctionType, bare: program.Function, parsed: syntax.Parsed
@@ -118,7 +125,7 @@ class _Capture:
         if path is not None:
             return _by_path(path)
         if getattr(value, "py_func", None) is not None and (inner := _python_function(value)) is not None:
-            return program.FUNCTION, self.add(inner)
+            return program.FUNCTION, self.number(inner)
         if not isinstance(value, PLAIN_VALUES) and (path := _known_path(value)) is not None:
             return _by_path(path)
         if isinstance(value, FunctionType):
