@@ -19,9 +19,11 @@ class SessionMetrics:
     """Payload bytes that were copied in memory on purpose (every ``copy_...`` adds here)."""
     credit_waits: int = 0
     wait_ns: int = 0
-    """Time a client spent waiting for answers other than payload."""
+    """Time a client spent waiting for answers, also for the first byte of a copy out, before which the device finishes its work."""
     transfer_ns: int = 0
-    """Time a client spent moving payload: copies in, and copies out from request to last byte."""
+    """Time a client spent moving payload: copies in, and copies out from the first byte (asyncio: the request) to the last."""
+    launches: int = 0
+    """Kernels started, on a worker."""
     busy_ns: int = 0
     """Time the device spent running kernels, on a worker."""
 

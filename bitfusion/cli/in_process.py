@@ -12,20 +12,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from bitfusion import cuda
 from bitfusion.client.client import Client
 from bitfusion.client.settings import from_environment
 from bitfusion.cuda import current, hooked
 from bitfusion.daemon.daemon import state_dir_default
 from bitfusion.daemon.inprocess import open_local
-from bitfusion.device.discovery import discover
 from bitfusion.transport.blocking import BlockingTransport
 
 
 class Facade(ModuleType):
     """``numba`` as the program sees it: the real one, but ``cuda`` is ours."""
 
-    cuda = cuda
+    cuda = hooked.module("numba.cuda")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module("numba"), name)
@@ -46,12 +44,9 @@ def module(name: str, from_it: bool) -> ModuleType:
 
 def open_client() -> Client:
     """A session on the first device of this machine, as large as the environment asks for."""
-    settings = from_environment()
-    spec = discover(os.environ.get("BITFUSION_DEVICES") or "auto")[0]
-    memory = settings.memory or (int(spec.memory_size * settings.fraction) if settings.fraction else None)
-    place = os.environ.get("BITFUSION_STATE_DIR")
-    state = Path(place) if place else state_dir_default()
-    transport = open_local(spec, memory=memory, cache_dir=state / "cache")
+    settings, place = from_environment(), os.environ.get("BITFUSION_STATE_DIR")
+    cache_dir = (Path(place) if place else state_dir_default()) / "cache"
+    transport = open_local(memory=settings.memory, fraction=settings.fraction, cache_dir=cache_dir)
     return Client(cast(BlockingTransport, transport))
 
 

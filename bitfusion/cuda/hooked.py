@@ -5,17 +5,16 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from bitfusion import cuda
-from bitfusion.cuda import stand_in
+from bitfusion.cuda import SUBMODULES, stand_in, types
 
 
 def module(name: str) -> ModuleType:
     """The module for ``name``, ``numba`` or below it. ModuleNotFoundError says what is not offered."""
     if name == "numba.cuda":
-        return cuda
+        return import_module("bitfusion.cuda")
     _, inside, member = name.partition("numba.cuda.")
     if not inside:
         return stand_in.module(name)
-    if member not in cuda.SUBMODULES:
+    if member not in SUBMODULES:
         raise ModuleNotFoundError(f"{name} is not offered on a leased GPU; docs/guide/cuda.md lists what is", name=name)
-    return cuda.types if member == "types" else import_module(f"bitfusion.cuda.{member}")
+    return types if member == "types" else import_module(f"bitfusion.cuda.{member}")

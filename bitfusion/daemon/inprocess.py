@@ -6,6 +6,7 @@ executor, the same kernels, but no frames, no sockets and no second process: ``C
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar, cast
@@ -68,18 +69,20 @@ class LocalSession(ClientSession):
         assert isinstance(address, int)
         if self._failures.pending is not None:
             return
+        started = time.perf_counter_ns()
         try:
             self._executor.write_buffer(stream, address, payload.nbytes)[:] = payload
             self._executor.write_commit(stream, address, payload.nbytes)
         except DeviceError as error:
             self._failures.keep(error, f"write({address:#x}, {payload.nbytes} bytes)")
+        self.metrics.transfer_ns += time.perf_counter_ns() - started
 
     def call(self, opcode: int, stream: int, *fields: object, into: memoryview | None = None) -> Call:
         """Execute a call; it is done when this returns."""
         if self.error is not None:
             raise self.error
         self.metrics.calls += 1
-        call = Call(0, opcode, into)
+        call, started = Call(0, opcode, into), time.perf_counter_ns()
         failure = self._failures.take()
         if failure is not None:
             call.finish(error=failure)
@@ -90,6 +93,11 @@ class LocalSession(ClientSession):
             self._failures.keep(error, Opcode(opcode).name.lower())
             self._failures.take()
             call.finish(error=error)
+        elapsed = time.perf_counter_ns() - started
+        if opcode == Opcode.READ:
+            self.metrics.transfer_ns += elapsed
+        else:
+            self.metrics.wait_ns += elapsed
         return call
 
     def _value(self, opcode: int, stream: int, fields: tuple[Field, ...], into: memoryview | None) -> Field:

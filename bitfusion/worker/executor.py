@@ -182,6 +182,7 @@ class Executor:
             raise LaunchError(
                 f"{kernel.info.name} takes {kernel.info.arguments_size} bytes of arguments, {len(arguments)} were given"
             )
+        self.metrics.launches += 1
         gx, gy, gz, bx, by, bz, shared_size = CONFIG.unpack(config)
         self.device.launch(self._streams[stream], kernel, (gx, gy, gz), (bx, by, bz), shared_size, arguments)
 

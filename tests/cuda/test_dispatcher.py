@@ -369,7 +369,7 @@ def test_a_kernel_that_does_not_compile_names_the_users_line():
     def broken(out):
         out[0] = out.no_such_attribute
 
-    with pytest.raises(KernelCompileError, match="test_dispatcher.py") as caught:
+    with pytest.raises(KernelCompileError, match=r"test_dispatcher\.py") as caught:
         broken[1, 1](cuda.device_array(1))
     assert "no_such_attribute" in str(caught.value)
 
