@@ -129,7 +129,7 @@ class Emitter(Builder, ABC):
         match operand:
             case Register(name):
                 return self.registers.get(name, type_)
-            case Negated(name):
+            case Negated(name) if type_ == "i1":
                 return self.invert(self.registers.get(name, "i1"))
             case Immediate():
                 return self._immediate(operand, type_)

@@ -18,7 +18,7 @@ from bitfusion.device.virtual import (
 )
 from bitfusion.device.virtual.effects import writes
 from bitfusion.device.virtual.emitter import Emitter
-from bitfusion.device.virtual.syntax import Instruction, Register
+from bitfusion.device.virtual.syntax import Function, Instruction, Register
 from bitfusion.device.virtual.table import Table, unsupported
 
 TABLE: Final = Table(
@@ -31,6 +31,14 @@ TABLE: Final = Table(
     | emit_atomic.TABLE
     | emit_control.TABLE
 )
+
+
+def check_counts(function: Function) -> None:
+    """Raises InvalidValueError if an instruction has a wrong number of operands: what analyses it need not look."""
+    for instruction in function.instructions():
+        entry = TABLE.get(instruction.opcode)
+        if entry is not None:
+            entry.check_count(instruction)
 
 
 def emit_instruction(e: Emitter, i: Instruction) -> None:

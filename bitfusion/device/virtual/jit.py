@@ -14,7 +14,7 @@ from typing import Final
 import llvmlite.binding as llvm
 
 from bitfusion.device.virtual.layout import RUNTIME_FUNCTIONS
-from bitfusion.errors import UnsupportedError
+from bitfusion.errors import InvalidValueError, UnsupportedError
 
 OPTIMIZATION_LEVEL: Final = 3
 """The vectoriser and the unswitching of guarded loops are worth the compile time: saxpy is 3 x slower without."""
@@ -69,14 +69,19 @@ def _machine() -> llvm.TargetMachine:
 
 
 def _module(ir: str) -> llvm.ModuleRef:
+    """Parsed and verified IR. InvalidValueError for what LLVM refuses, such as operands of types that do not go together."""
     _target()
-    return llvm.parse_assembly(f'target triple = "{llvm.get_process_triple()}"\n{ir}')
+    try:
+        module = llvm.parse_assembly(f'target triple = "{llvm.get_process_triple()}"\n{ir}')
+        module.verify()
+    except RuntimeError as error:
+        raise InvalidValueError(f"the PTX makes no sense to LLVM: {error}") from error
+    return module
 
 
 def compile_ir(ir: str) -> bytes:
-    """Object code (ELF) of LLVM IR text without a target triple."""
+    """Object code (ELF) of LLVM IR text without a target triple; InvalidValueError if it is not IR."""
     module = _module(ir)
-    module.verify()
     machine = _machine()
     tuning = llvm.create_pipeline_tuning_options(speed_level=OPTIMIZATION_LEVEL)
     tuning.loop_vectorization = tuning.slp_vectorization = True

@@ -62,7 +62,8 @@ class ModuleParser:
     def _declaration(self) -> None:
         linkage = ""
         while self.tokens.peek() in _LINKAGE or self.tokens.peek() in (".unified", ".managed"):
-            linkage = linkage or self.tokens.next()[1:]
+            token = self.tokens.next()
+            linkage = linkage or token[1:]
         token = self.tokens.peek()
         if token in (".entry", ".func"):
             self._function()

@@ -13,6 +13,7 @@ from bitfusion.device.virtual.effects import destinations, suspension
 from bitfusion.device.virtual.emit_warp import Description
 from bitfusion.device.virtual.flow import ENTRY, Block, Graph, Suspend, build_graph
 from bitfusion.device.virtual.inline import inline_calls
+from bitfusion.device.virtual.instructions import check_counts
 from bitfusion.device.virtual.layout import THREADS_MAX, CompileOptions
 from bitfusion.device.virtual.liveness import Liveness
 from bitfusion.device.virtual.loops import insert_lockstep, insert_yields
@@ -86,6 +87,7 @@ class Plan:
 def plan_kernel(module: Module, kernel: Function, suspending: set[str], options: CompileOptions) -> Plan:
     """Expand calls, cut loops and lay out memory. Raises UnsupportedError or InvalidValueError."""
     function = inline_calls(module, kernel, suspending)
+    check_counts(function)
     insert_yields(function)
     if options.lockstep:
         insert_lockstep(function)

@@ -19,7 +19,7 @@ def special_register(e: Emitter, name: str) -> Value:
     """The value of ``%name`` as i32, i64 or i1."""
     base, _, component = name.partition(".")
     component = component or "x"
-    if base in _VECTORS:
+    if base in _VECTORS and component in ("x", "y", "z", "w"):
         return _ZERO if component == "w" else _VECTORS[base](e, component)
     if base in _SCALARS:
         return _SCALARS[base](e)

@@ -45,6 +45,10 @@ class Entry:
                 raise unsupported(instruction)
         if self.types and not any(modifier in TYPES for modifier in instruction.modifiers):
             raise syntax_error(instruction.line, f"{instruction} needs a type")
+        self.check_count(instruction)
+
+    def check_count(self, instruction: Instruction) -> None:
+        """Raises InvalidValueError for a wrong number of operands."""
         if len(instruction.operands) not in self.operands:
             raise syntax_error(instruction.line, f"{instruction} has {len(instruction.operands)} operands")
 

@@ -253,7 +253,7 @@ class _Translator:
 
     def _bit(self, test: ast.expr) -> str:
         match test:
-            case ast.Compare(left=left, ops=[operator], comparators=[right]):
+            case ast.Compare(left=left, ops=[operator], comparators=[right]) if type(operator) in _COMPARISONS:
                 return self._let(f"icmp {_COMPARISONS[type(operator)]} i64 {self._number(left)}, {self._number(right)}")
             case ast.Constant(value=value):
                 return "true" if value else "false"

@@ -1,0 +1,162 @@
+"""The memory verbs: whole chunks that come as zeros and go scrubbed, and copies straight into device memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitfusion.device.virtual.device import VirtualDevice
+from bitfusion.device.virtual.memory import SystemArea
+from bitfusion.errors import DeviceMemoryError, InvalidHandleError
+from bitfusion.limits import CHUNK_SIZE, MEMORY_CHUNK_SIZE, MIB
+from tests.device.virtual.gpu import SPEC, Gpu
+
+CHUNK = MEMORY_CHUNK_SIZE
+
+
+@pytest.fixture
+def device():
+    """A device with one mapped chunk at ``base``."""
+    device = VirtualDevice(SPEC)
+    device.base = device.reserve(64 * MIB)
+    device.map(device.base, CHUNK)
+    yield device
+    device.close()
+
+
+def read(device, address, size):
+    return b"".join(bytes(piece) for piece in device.read(device.default_stream, address, size))
+
+
+def resident_size():
+    """Bytes of shared memory (the memfd) in this process (proc(5), statm)."""
+    return int(Path("/proc/self/statm").read_text().split()[2]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_fresh_chunks_read_as_zeros_and_cost_nothing_until_touched(device):
+    before = resident_size()
+    device.map(device.base + CHUNK, 30 * CHUNK)
+    assert resident_size() - before < CHUNK
+    assert read(device, device.base + 30 * CHUNK, CHUNK) == bytes(CHUNK)
+
+
+def test_unmapped_chunks_are_scrubbed_and_given_back(device):
+    device.map(device.base + CHUNK, 10 * CHUNK)
+    device.fill(device.default_stream, device.base, 11 * CHUNK, b"\xaa")
+    full = resident_size()
+    device.unmap(device.base + CHUNK, 10 * CHUNK)
+    assert full - resident_size() >= 9 * CHUNK
+    device.map(device.base + CHUNK, 10 * CHUNK)
+    assert read(device, device.base, CHUNK) == b"\xaa" * CHUNK
+    assert read(device, device.base + CHUNK, 10 * CHUNK) == bytes(10 * CHUNK)
+
+
+def test_write_and_read(device):
+    data = os.urandom(1000)
+    device.write(device.default_stream, device.base + 24, data)
+    assert read(device, device.base + 24, 1000) == data
+    device.write(device.default_stream, device.base + 25, memoryview(np.arange(10)))  # any buffer, any address
+    assert read(device, device.base + 25, 80) == np.arange(10).tobytes()
+
+
+def test_a_buffer_is_device_memory_itself(device):
+    buffer = device.write_buffer(device.default_stream, device.base + 8, 16)
+    buffer[:] = b"0123456789abcdef"
+    device.write_commit(device.default_stream, device.base + 8, 16)
+    assert read(device, device.base + 8, 16) == b"0123456789abcdef"
+
+
+def test_large_reads_come_in_chunks(device):
+    size = 2 * CHUNK_SIZE + 12345
+    device.map(device.base + CHUNK, 8 * CHUNK)
+    data = np.random.default_rng(1).integers(0, 256, size, np.uint8)
+    device.write(device.default_stream, device.base, data.data)
+    pieces = list(device.read(device.default_stream, device.base, size))
+    assert [piece.nbytes for piece in pieces] == [CHUNK_SIZE, CHUNK_SIZE, 12345]
+    assert b"".join(pieces) == data.tobytes()
+
+
+@pytest.mark.parametrize("distance", [-100, -1, 0, 1, 100, 5000])
+def test_copies_may_overlap(device, distance):
+    data = os.urandom(1000)
+    source, target = device.base + 5000, device.base + 5000 + distance
+    device.write(device.default_stream, source, data)
+    device.copy(device.default_stream, target, source, 1000)
+    assert read(device, target, 1000) == data
+
+
+@pytest.mark.parametrize("pattern", [b"\0", b"\x7f", b"ab", b"abc", b"0123456789abcdef", b"aaaa"])
+@pytest.mark.parametrize("count", [0, 1, 2, 1000, 300_000])
+def test_fill(device, pattern, count):
+    size = len(pattern) * count
+    device.map(device.base + CHUNK, 4 * CHUNK)
+    device.fill(device.default_stream, device.base, CHUNK, b"#")
+    device.fill(device.default_stream, device.base + 1, size, pattern)
+    assert read(device, device.base, size + 2) == b"#" + pattern * count + (b"#" if size + 2 <= CHUNK else b"\0")
+
+
+def test_a_device_opened_beside_another_has_a_range_of_its_own(device):
+    other = Gpu()
+    assert other.base % CHUNK == 0
+    assert not device.base <= other.base < device.base + 64 * MIB
+    x = np.arange(1000)
+    np.testing.assert_array_equal(other.array(x).host(), x)
+    other.device.close()
+
+
+def test_a_range_that_cannot_be_is_refused():
+    device = VirtualDevice(SPEC)
+    with pytest.raises(DeviceMemoryError):
+        device.reserve(1 << 62)
+    device.close()
+
+
+def test_close_gives_everything_back():
+    descriptors = os.listdir("/proc/self/fd")
+    before = resident_size()
+    gpu = Gpu()
+    gpu.array(np.ones(1 << 20))
+    assert resident_size() - before >= 8 * MIB
+    gpu.device.close()
+    gpu.device.close()
+    assert resident_size() - before < MIB
+    assert os.listdir("/proc/self/fd") == descriptors
+
+
+def test_events_take_the_time_between_them(device):
+    stream = device.stream_create()
+    start, end, silent = device.event_create(), device.event_create(), device.event_create(timing=False)
+    assert device.event_query(start)  # never recorded
+    device.event_record(start, stream)
+    device.fill(stream, device.base, CHUNK, b"\1")
+    device.event_record(end, stream)
+    device.event_synchronize(end)
+    device.stream_wait(stream, end)
+    assert device.stream_query(stream) and device.event_query(end)
+    assert 0 < device.event_elapsed_ms(start, end) < 10_000
+    assert device.event_elapsed_ms(end, start) < 0
+    device.event_record(silent, stream)
+    for pair in ((start, silent), (start, device.event_create())):
+        with pytest.raises(InvalidHandleError):
+            device.event_elapsed_ms(*pair)
+    device.synchronize(stream)
+    device.synchronize()
+    device.event_destroy(start)
+    device.stream_destroy(stream)
+
+
+def test_the_system_area_joins_what_comes_back():
+    marks = {}
+    area = SystemArea(4096, 10 * 256, lambda address, size, valid: marks.__setitem__(address, valid and size))
+    addresses = [area.allocate(size) for size in (1, 256, 257, 0)]
+    assert addresses == [4096, 4352, 4608, 5120]
+    assert [marks[address] for address in addresses] == [1, 256, 257, 0]
+    with pytest.raises(DeviceMemoryError):
+        area.allocate(6 * 256)
+    for address in (addresses[1], addresses[0], addresses[3], addresses[2], addresses[2], 12345):
+        area.release(address)
+    assert not any(marks.values())
+    assert area.allocate(10 * 256) == 4096
