@@ -9,9 +9,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import CodeType, FunctionType
 
-from bitfusion.errors import KernelSourceError
 from bitfusion.kernels import gate, names
 from bitfusion.kernels.numba_types import numba_value
+from bitfusion.kernels.syntax import refuse
 
 FORBIDDEN = frozenset(
     {"IMPORT_NAME", "IMPORT_FROM", "LOAD_BUILD_CLASS", "LOAD_NAME", "STORE_GLOBAL", "STORE_NAME", "DELETE_GLOBAL"}
@@ -54,22 +54,29 @@ def _code(accepted: gate.Accepted) -> CodeType:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module = compile(ast.Module([accepted.tree], []), source.file, "exec", dont_inherit=True, optimize=0)
+            tree = ast.Module([accepted.tree], [])
+            # without the user's file name, as CPython would open the file to quote it in an error
+            module = compile(tree, "", "exec", dont_inherit=True, optimize=0)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        line = getattr(error, "lineno", None) or source.line
-        raise KernelSourceError(
-            f"{source.file}:{line}: in {source.name}: the source is not Python: {error}", file=source.file, line=line
+        why = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise refuse(
+            source, getattr(error, "lineno", None) or source.line, f"the source is not Python: {why}"
         ) from None
-    return next(constant for constant in module.co_consts if isinstance(constant, CodeType))
+    (code,) = (constant for constant in module.co_consts if isinstance(constant, CodeType))
+    return _named(code, source.file)
+
+
+def _named(code: CodeType, file: str) -> CodeType:
+    """The code as if it came from ``file``."""
+    constants = tuple(_named(item, file) if isinstance(item, CodeType) else item for item in code.co_consts)
+    return code.replace(co_filename=file, co_consts=constants)
 
 
 def _check_code(accepted: gate.Accepted, code: CodeType, known: set[str]) -> None:
     """Every global that the code reads is one that the gate has bound."""
     for instruction in dis.get_instructions(code):
         if instruction.opname in FORBIDDEN or (instruction.opname == "LOAD_GLOBAL" and instruction.argval not in known):
-            raise KernelSourceError(
-                f"{accepted.source.file}:{accepted.source.line}: {instruction.argval!r} was not accepted"
-            )
+            raise refuse(accepted.source, accepted.source.line, f"{instruction.argval!r} was not accepted")
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             _check_code(accepted, constant, known)

@@ -100,14 +100,14 @@ def parse(function: Function) -> Parsed:
     return Parsed(tree, tuple(_references(function, tree)), default_count, inner)
 
 
-def _parse_text(function: Function) -> ast.Module:
+def _parse_text(function: Function) -> ast.Interactive:
     text, line = function.text, function.line
     if text[0] in " \t":  # a method, or a function in a function: its lines stay as they are, so that columns agree
         text, line = f"if 1:\n{text}", line - 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the user's own compiler has already said what there is to say
-            module = ast.parse(text)
+            module = ast.parse(f"{text}\n", mode="single")  # in other modes CPython opens the file that an error names
     except SyntaxError as error:
         raise refuse(function, line - 1 + (error.lineno or 1), f"the source is not Python: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError) as error:
@@ -118,7 +118,7 @@ def _parse_text(function: Function) -> ast.Module:
     return module
 
 
-def _definition(function: Function, module: ast.Module) -> ast.FunctionDef:
+def _definition(function: Function, module: ast.Interactive) -> ast.FunctionDef:
     """The one function definition the text must be."""
     match module.body:
         case [ast.FunctionDef() as tree] | [ast.If(body=[ast.FunctionDef() as tree], orelse=[])]:
