@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
@@ -68,9 +69,9 @@ async def _acquire() -> Target:
 
 
 def _unwanted(starting: asyncio.Future[Target]) -> None:
-    """Nobody waits any longer for the appliance that has just started."""
+    """Nobody waits any longer for the appliance that has just started; nor, perhaps, is the loop there much longer."""
     if not starting.cancelled() and starting.exception() is None:
-        starting.get_loop().run_in_executor(None, embedded.release)
+        threading.Thread(target=embedded.release, name="bitfusion-release").start()
 
 
 class AsyncClient(BaseClient):

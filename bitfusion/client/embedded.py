@@ -1,5 +1,7 @@
 """The private appliance: started when nobody named a server, shared by this process's clients, stopped with the last of them.
 
+It offers what BITFUSION_DEVICES says (the form of ``serve --devices``), by default this machine's GPUs or a virtual one.
+
 It cannot outlive us: it holds the reading end of a pipe whose writing end only this process has, and stops when that is closed, which
 the kernel does even for a process that is killed.
 """
@@ -124,7 +126,7 @@ def acquire() -> Target:
             if _running and _running[0].process.poll() is not None:
                 _running.pop().stop()
             if not _running:
-                _running.append(Appliance())
+                _running.append(Appliance(os.environ.get("BITFUSION_DEVICES") or "auto"))
         except BaseException:
             _clients -= 1
             raise
