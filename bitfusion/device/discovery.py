@@ -31,6 +31,11 @@ FORM = "write auto, cuda, null, virtual or virtual:COUNTxMEMORY (such as virtual
 
 CUDA_EXTRA = "bitfusion[cuda]"
 
+SERVER_EXTRA = "bitfusion[server]"
+
+COMPILERS = ("llvmlite", "numba", "numba_cuda")
+"""What an appliance needs to make anything run on a GPU that it offers; a bare client has none of it."""
+
 _VIRTUAL = re.compile(r"([0-9]{1,9})x(.+)", re.IGNORECASE)
 
 
@@ -45,7 +50,18 @@ def discover(spec: str) -> list[DeviceSpec]:
         if any(device.kind == found[0].kind for device in devices):
             raise ConfigError(f"--devices {spec!r} names {found[0].kind} GPUs twice; {FORM}")
         devices += found
+    _check_compilers(devices)
     return devices
+
+
+def _check_compilers(devices: list[DeviceSpec]) -> None:
+    """ConfigError where kernels could not be compiled for these devices; only looks, and imports nothing."""
+    missing = [name for name in COMPILERS if importlib.util.find_spec(name) is None]
+    if missing and any(device.kind != "null" for device in devices):
+        raise ConfigError(
+            f"an appliance needs {', '.join(missing)}, which this Python does not have: pip install '{SERVER_EXTRA}'; "
+            "to use another machine's appliance instead, name it (--server HOST:PORT, or BITFUSION_SERVER)"
+        )
 
 
 def _devices(part: str, spec: str) -> list[DeviceSpec]:

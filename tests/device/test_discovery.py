@@ -107,3 +107,10 @@ def test_auto_is_the_gpus_or_a_virtual_one() -> None:
     with pytest.raises(ConfigError, match="--devices auto offers a virtual one") as caught:
         discover("cuda")
     assert reason in caught.value.message
+
+
+def test_an_appliance_without_the_compilers_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setattr("bitfusion.device.discovery.COMPILERS", ("msgpack", "no_such_compiler"))
+    with pytest.raises(ConfigError, match=r"needs no_such_compiler, .* pip install 'bitfusion\[server\]'"):
+        discover("virtual:1x1GiB")
+    assert [item.kind for item in discover("null")] == ["null"]
