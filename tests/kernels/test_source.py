@@ -116,7 +116,7 @@ def test_lambdas_become_definitions(function, text):
 def test_a_function_of_a_class_keeps_its_columns():
     kernel = captured(sample.Holder.method).functions[0]
     assert kernel.text.startswith("    @staticmethod\n    @cuda.jit\n    def method(x):\n")
-    assert '"""\nnot indented"""' in kernel.text
+    assert '"""\nnot indented""")' in kernel.text
     gate.accept(capture(sample.Holder.method).data)
 
 
