@@ -240,6 +240,33 @@ def test_variables_of_a_module_live_between_launches(gpu):
         assert out.host()[0] == expected
 
 
+def test_texts_one_behind_the_other_are_linked_by_name(gpu):
+    """As Numba gives them for debug builds: a text for the kernel, one for each device function."""
+    kernel = HEADER + """
+    .extern .func (.param .b32 result) twice(.param .b32 value);
+    .visible .entry kernel(.param .u64 out) {
+      .reg .b64 %rd1; .reg .b32 %r1;
+      .param .b32 a; .param .b32 b;
+      ld.param.u64 %rd1, [out];
+      st.param.b32 [a], 21;
+      call (b), twice, (a);
+      ld.param.b32 %r1, [b];
+      st.global.u32 [%rd1], %r1;
+      ret;
+    }
+    """
+    twice = HEADER + """
+    .visible .func (.param .b32 result) twice(.param .b32 value) {
+      .reg .b32 %r1;
+      ld.param.b32 %r1, [value]; add.u32 %r1, %r1, %r1; st.param.b32 [result], %r1; ret;
+    }
+    """
+    for text in (kernel + twice, twice + kernel):
+        out = gpu.array(np.zeros(1, np.uint32))
+        gpu.device.launch(gpu.stream, gpu.load(text), (1, 1, 1), (1, 1, 1), 0, out.address.to_bytes(8, "little"))
+        assert out.host()[0] == 42
+
+
 @pytest.mark.parametrize("values", [(5, 2.5, True, 1 + 2j), (-(2**63), float("inf"), False, -1j)])
 def test_scalar_arguments(gpu, values):
     def scalars(a, b, c, d, out):
