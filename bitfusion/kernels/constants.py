@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from bitfusion.errors import KernelTypeError, RemoteProtocolError
-from bitfusion.kernels.signatures import decode, encode, parse_type
+from bitfusion.kernels.signatures import decode, encode
 from bitfusion.kernels.types import SCALARS, Array, Record, Scalar, Type, from_dtype
 
 Plain: TypeAlias = None | bool | int | float | str | bytes | tuple["Plain", ...]
@@ -35,11 +35,13 @@ DEPTH_MAX = 8
 def encode_constant(value: object, depth: int = 0) -> Plain:
     """The constant as plain values. KernelTypeError, as the rest of a sentence, for what cannot travel."""
     match value:
-        case None | bool() | str() if not isinstance(value, str) or len(value) <= TEXT_SIZE_MAX:
-            return str(value) if isinstance(value, str) else value
         case enum.Enum() if isinstance(value, int):
             return encode_constant(value.value, depth)
-        case np.generic() if value.dtype.kind != "V":
+        case None | bool():
+            return value
+        case str() if len(value) <= TEXT_SIZE_MAX:
+            return str(value)
+        case np.generic() if value.dtype.kind != "V" and not isinstance(value, str):
             return ("scalar", _tree(from_dtype(value.dtype)), value.tobytes())
         case int() if -(2**63) <= value < 2**64:
             return int(value)
@@ -55,6 +57,8 @@ def encode_constant(value: object, depth: int = 0) -> Plain:
             return ("dtype", _tree(from_dtype(value)))
         case Type():
             return ("type", _tree(value))
+        case int() | str() | tuple():
+            raise KernelTypeError(f"the {type(value).__qualname__} is too large to travel as a constant")
     kind = _foreign_type(value)
     if kind is not None:
         return ("type", _tree(kind))
@@ -80,19 +84,13 @@ def _encode_array(value: np.ndarray[Any, Any]) -> Plain:
     )
 
 
-def _foreign_type(value: object) -> Type | None:
-    """A type object of Numba itself, where the client has it: by its text."""
+def _foreign_type(value: Any) -> Type | None:
+    """A type object of Numba itself, where the client has it: a scalar by its text, an array by its parts."""
     if not type(value).__module__.startswith("numba."):
         return None
-    text = str(value)
-    if text in SCALARS:
-        return SCALARS[text]
-    match text.removeprefix("Array(").removesuffix(")").split(", "):
-        case [dtype, ndim, layout, *_] if (
-            dtype in SCALARS and ndim.isdecimal() and layout.strip("'") in ("A", "C", "F")
-        ):
-            return Array(parse_type(dtype), int(ndim), layout.strip("'"))
-    return None
+    if type(value).__name__ == "Array" and str(value.dtype) in SCALARS:
+        return Array(SCALARS[str(value.dtype)], value.ndim, value.layout)
+    return SCALARS.get(str(value))
 
 
 def decode_constant(value: object, depth: int = 0) -> object:
