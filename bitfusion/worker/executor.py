@@ -111,9 +111,12 @@ class Executor:
         if not isinstance(operation, tuple) or not operation or operation[0] not in self._handlers:
             return "a malformed operation"
         opcode, *fields = operation
-        if opcode == Opcode.LAUNCH and isinstance(fields[2], bytes) and fields[1] in self._functions:
-            gx, gy, gz, bx, by, bz, _ = CONFIG.unpack(fields[2])
-            return f"launch of {self._functions[int(fields[1])].info.name}[({gx}, {gy}, {gz}), ({bx}, {by}, {bz})]"
+        assert isinstance(opcode, int)
+        if opcode == Opcode.LAUNCH:
+            function, config = fields[1:3]
+            if isinstance(function, int) and isinstance(config, bytes) and function in self._functions:
+                gx, gy, gz, bx, by, bz, _ = CONFIG.unpack(config)
+                return f"launch of {self._functions[function].info.name}[({gx}, {gy}, {gz}), ({bx}, {by}, {bz})]"
         words = [
             hex(field) if isinstance(field, int) else f"{len(field)} bytes"
             for field in fields[1:]
