@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -42,13 +41,13 @@ class HostFunctions:
         return note
 
     def _printf(self, _block: int, template: int, arguments: int) -> int:
-        """To the standard output of this process, as CUDA does."""
+        """To the standard output of this process, as CUDA does; flushed, because a worker ends without cleaning up."""
         try:
             text = format_printf(self._memory.string(template), arguments, self._memory.string)
         except (ValueError, OverflowError) as error:  # e.g. a %c beyond Unicode
             log.warning("! a kernel's printf cannot be formatted: %s", error)
             return -1
-        sys.stdout.write(text)
+        print(text, end="", flush=True)
         return 0
 
     def _assert(self, _block: int, message: int, file: int, line: int, function: int) -> int:

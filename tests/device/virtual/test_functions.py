@@ -242,7 +242,9 @@ def test_variables_of_a_module_live_between_launches(gpu):
 
 def test_texts_one_behind_the_other_are_linked_by_name(gpu):
     """As Numba gives them for debug builds: a text for the kernel, one for each device function."""
-    kernel = HEADER + """
+    kernel = (
+        HEADER
+        + """
     .extern .func (.param .b32 result) twice(.param .b32 value);
     .visible .entry kernel(.param .u64 out) {
       .reg .b64 %rd1; .reg .b32 %r1;
@@ -255,12 +257,16 @@ def test_texts_one_behind_the_other_are_linked_by_name(gpu):
       ret;
     }
     """
-    twice = HEADER + """
+    )
+    twice = (
+        HEADER
+        + """
     .visible .func (.param .b32 result) twice(.param .b32 value) {
       .reg .b32 %r1;
       ld.param.b32 %r1, [value]; add.u32 %r1, %r1, %r1; st.param.b32 [result], %r1; ret;
     }
     """
+    )
     for text in (kernel + twice, twice + kernel):
         out = gpu.array(np.zeros(1, np.uint32))
         gpu.device.launch(gpu.stream, gpu.load(text), (1, 1, 1), (1, 1, 1), 0, out.address.to_bytes(8, "little"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from numba import cuda
@@ -162,3 +164,22 @@ def test_busy_time_grows_with_kernels(gpu):
     assert gpu.device.busy_ns == 0
     gpu.run(stride, 4, 64, np.arange(100_000), np.zeros(100_000, np.int64))
     assert 0 < gpu.device.busy_ns < 60e9
+
+
+def test_two_devices_run_side_by_side(gpu):
+    other = Gpu()
+    x = np.arange(20_000)
+    outs = [np.zeros_like(x), np.zeros_like(x)]
+
+    def work(device, out):
+        for _ in range(20):
+            device.run(stride, 50, 64, x, out)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in zip((gpu, other), outs, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for out in outs:
+        np.testing.assert_array_equal(out, x * 2)
+    other.device.close()
