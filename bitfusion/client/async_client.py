@@ -23,6 +23,7 @@ from bitfusion.client.base import (
     BaseStream,
     default_stream,
     hello,
+    opening,
 )
 from bitfusion.client.host import HostArray
 from bitfusion.client.operations import MemoryInfo
@@ -50,7 +51,8 @@ async def connect(
     address = target_of(target)
     place = address if address is not None else await _acquire()
     try:
-        transport = await open_session(place, greeting, timeout_s=timeout, flush_delay_s=flush_delay)
+        with opening(place):
+            transport = await open_session(place, greeting, timeout_s=timeout, flush_delay_s=flush_delay)
     except BaseException:
         if address is None:
             embedded.release()

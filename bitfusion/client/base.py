@@ -10,7 +10,7 @@ import getpass
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -23,10 +23,19 @@ from bitfusion.client.core import Core, Owned, check_handle, check_memory, check
 from bitfusion.client.host import check_dtype, host_order
 from bitfusion.client.operations import Kernel
 from bitfusion.client.settings import size
-from bitfusion.errors import ConfigError, InvalidHandleError, LaunchError
+from bitfusion.errors import (
+    ConfigError,
+    ConnectError,
+    ConnectionLostError,
+    DeadlineError,
+    InvalidHandleError,
+    LaunchError,
+    RemoteProtocolError,
+)
 from bitfusion.metrics import SessionMetrics
 from bitfusion.session.client import ClientSession, Operation
 from bitfusion.session.hello import TEXT_SIZE_MAX, Hello, Welcome
+from bitfusion.transport.address import Target
 from bitfusion.types import DeviceInfo, Dim3, FunctionInfo
 from bitfusion.wire.operations import Opcode
 
@@ -214,6 +223,26 @@ def _share(fraction: float | None) -> float | None:
     if not isinstance(fraction, int | float | np.integer | np.floating) or not 0 < fraction <= 1:
         raise ConfigError(f"fraction must be above 0 and at most 1 (1 is the whole GPU's memory), not {fraction!r}")
     return float(fraction)
+
+
+@contextlib.contextmanager
+def opening(place: Target) -> Iterator[None]:
+    """What goes wrong before there is a session, as what it means to somebody who wants one: ConnectError, saying what to do."""
+    try:
+        yield
+    except RemoteProtocolError as error:
+        raise ConnectError(
+            f"{place} did not answer as a bitfusion appliance does: {error.message}; "
+            "check the host and the port, and that both sides have the same release of bitfusion"
+        ) from error
+    except ConnectionLostError as error:
+        raise ConnectError(
+            f"{place} closed the connection before it answered; check the host and the port, and whether the appliance is stopping"
+        ) from error
+    except DeadlineError as error:
+        raise ConnectError(
+            f"{place} took the connection but did not open a session in time; check the host and the port, or give it a longer timeout"
+        ) from error
 
 
 CONNECT_TIMEOUT_S = 30.0

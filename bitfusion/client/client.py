@@ -24,6 +24,7 @@ from bitfusion.client.base import (
     BaseStream,
     default_stream,
     hello,
+    opening,
 )
 from bitfusion.client.operations import MemoryInfo
 from bitfusion.client.settings import target_of, token_of
@@ -55,7 +56,8 @@ def connect(
     address = target_of(target)
     place = address or embedded.acquire()
     try:
-        transport = open_session(place, greeting, timeout_s=timeout, flush_delay_s=flush_delay)
+        with opening(place):
+            transport = open_session(place, greeting, timeout_s=timeout, flush_delay_s=flush_delay)
     except BaseException:
         if address is None:
             embedded.release()

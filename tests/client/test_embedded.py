@@ -123,8 +123,8 @@ import bitfusion
 from bitfusion.client import embedded
 with bitfusion.connect(memory="4MiB") as client:
     array = client.to_device([1, 2, 3])
-    print(embedded._running[0].process.pid, flush=True)
     try:
+        print(embedded._running[0].process.pid, flush=True)
         sys.stdin.read()
     except KeyboardInterrupt:
         print(client.echo(b"still there").decode(), flush=True)

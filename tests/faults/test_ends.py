@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -148,37 +147,6 @@ def test_the_zygotes_death_costs_no_session_and_a_new_one_takes_its_place(applia
     appliance.wait_log("the new zygote is ready")
     opened(appliance).close()
     transport.close()
-
-
-def descriptors(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
-def test_nothing_is_left_behind(appliance, tmp_path):
-    """Processes, descriptors, shared memory and files before and after sessions that end in every way."""
-    opened(appliance).close()
-    processes, open_files = set(appliance.children()), descriptors(appliance.pid)
-    (zygote,) = processes
-    zygote_files, files = descriptors(zygote), sorted(tmp_path.rglob("*"))
-    ports = Path("/proc/net/tcp").read_text().count(" 0A ")
-    for number in range(12):
-        before = len(appliance.lines)
-        transport = opened(appliance)
-        if number % 4 == 0:
-            transport.close()
-        elif number % 4 == 1:
-            os.kill(worker_of(appliance, transport), signal.SIGKILL)
-        elif number % 4 == 2:
-            transport._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            transport._sock.close()  # a reset in the middle of the session
-        else:
-            transport._sock.sendall(b"garbage" * 20)
-        appliance.wait_log("released", after=before)
-        transport.close()
-    assert set(appliance.children()) == processes
-    assert (descriptors(appliance.pid), descriptors(zygote)) == (open_files, zygote_files)
-    assert sorted(tmp_path.rglob("*")) == files
-    assert Path("/proc/net/tcp").read_text().count(" 0A ") == ports
 
 
 # a server that is not there, refuses, or stays silent
