@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from bitfusion.cli.exit_codes import ExitCode, exit_code
 from bitfusion.errors import BitfusionError
@@ -20,8 +22,17 @@ def parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"bitfusion {__version__}")
     commands = top.add_subparsers(metavar="VERB", required=True)
     for verb in verbs:
-        import_module(f"bitfusion.cli.{verb}").add_parser(commands)
+        _module(verb).add_parser(commands)
     return top
+
+
+def _module(verb: str) -> ModuleType:
+    """The verb's module. Libraries start threads when they are imported (OpenBLAS); these must never take our signals."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        return import_module(f"bitfusion.cli.{verb}")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """A program as our child, as if it had been started directly: its exit code, its signals, its terminal, its descriptors.
 
 It stays in our process group, so what the terminal sends (Ctrl-C, Ctrl-Z, hang-up) reaches it without us; signals sent to us alone are
-passed on. When it stops, we stop, so that the shell sees the job stop.
+passed on. When it stops, we stop, so that the shell sees the job stop. Other threads must have all these signals blocked.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ SI_KERNEL = 0x80
 """``si_code`` of signals that the kernel itself sends, the terminal's among them (include/uapi/asm-generic/siginfo.h)."""
 
 
+LOOK_INTERVAL_S = 2.0
+"""Only for a process in which a thread of somebody else's has taken the SIGCHLD; otherwise nothing waits for this."""
+
+
 def run(command: list[str], environment: Mapping[str, str]) -> int:
     """Run ``command`` to its end; its exit code, 128 + N if signal N ended it, NOT_FOUND or NOT_EXECUTABLE."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take the exit code with it
@@ -60,8 +64,8 @@ def _start(command: list[str], environment: Mapping[str, str], mask: set[int | s
 def _attend(pid: int) -> int:
     """Pass signals on until the program has ended."""
     while True:
-        info = signal.sigwaitinfo(PASSED_ON | {signal.SIGCHLD})
-        if info.si_signo == signal.SIGCHLD:
+        info = signal.sigtimedwait(PASSED_ON | {signal.SIGCHLD}, LOOK_INTERVAL_S)
+        if info is None or info.si_signo == signal.SIGCHLD:
             code = _look(pid)
             if code is not None:
                 return code

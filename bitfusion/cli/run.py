@@ -100,8 +100,8 @@ def main(options: argparse.Namespace) -> int:
                 granted = _try_lease()
             if not options.quiet:
                 print(f"bitfusion: {granted}", file=sys.stderr)
-        changes = {**settings, **place, **_hook(), "BITFUSION_REPORT": lines}
-        return program.run(command, {**os.environ, **{name: value for name, value in changes.items() if value}})
+        told = {**os.environ, **settings, **place, **_hook(), "BITFUSION_REPORT": lines}
+        return program.run(command, {name: value for name, value in told.items() if value})
 
 
 def _check(options: argparse.Namespace, command: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from bitfusion.client.array import DeviceArray
 from bitfusion.client.client import Event, Stream
 from bitfusion.client.operations import MemoryInfo
+from bitfusion.cuda import command_line as _command_line
 from bitfusion.cuda import device_names as _device_names
 from bitfusion.cuda.arguments import In, InOut, Out
 from bitfusion.cuda.current import close, use
@@ -107,6 +108,7 @@ UNSUPPORTED = frozenset(
 
 _NAMES: dict[str, Any] = {**_TYPES, **_device_names.functions(), **_device_names.namespaces()}
 globals().update(_NAMES)
+_command_line.keep()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,267 @@
+"""``bitfusion run`` as a command: its options, the exit codes, and a program that does not notice that it is a child."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from bitfusion.cli.exit_codes import ExitCode
+from bitfusion.cli.main import main
+
+SCRIPT = os.path.join(os.path.dirname(sys.executable), "bitfusion")
+TIMEOUT_S = 30
+
+ATTEND = "import os, sys; from bitfusion.cli import program; sys.exit(program.run(sys.argv[1:], os.environ))"
+"""``cli/program.py`` alone: what ``bitfusion run`` does with its program, without a lease."""
+
+
+def attend(*command, **options):
+    return subprocess.Popen([sys.executable, "-c", ATTEND, *command], text=True, **options)
+
+
+def run(*arguments, **options):
+    """The whole command as a process of its own, to its end."""
+    return subprocess.run([SCRIPT, "run", *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, **options)
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+# options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-n", "0"],
+        ["-n", "one"],
+        ["-p", "0"],
+        ["-p", "1.01"],
+        ["-p", "half"],
+        ["-p", "nan"],
+        ["-m", "0"],
+        ["-m", "12 parsecs"],
+        ["-p", "0.5", "-m", "100"],
+        ["--server", "a b:c"],
+        ["--server", "host:99999999"],
+        ["--colour"],
+        ["--in-process", "--server", "127.0.0.1:1"],
+        ["--state-dir", "x", "--server", "127.0.0.1:1"],
+        ["--report", "/proc"],
+        ["--report", "/no/such/directory/report.json"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_options_are_refused_before_anything_starts(options, tmp_path, capsys):
+    mark = tmp_path / "ran"
+    arguments = ["run", *options, "--", "touch", str(mark)]
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == ExitCode.USAGE
+    assert "bitfusion" in capsys.readouterr().err
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--"], ["-n", "1"]], ids=" ".join)
+def test_a_program_is_needed(arguments, capsys):
+    assert main(["run", *arguments]) == ExitCode.USAGE
+    assert "needs a program" in capsys.readouterr().err
+
+
+def test_a_variable_that_cannot_be_read(monkeypatch, capsys):
+    monkeypatch.setenv("BITFUSION_FRACTION", "half")
+    assert main(["run", "--in-process", "true"]) == ExitCode.USAGE
+    assert "BITFUSION_FRACTION" in capsys.readouterr().err
+
+
+def test_help_needs_no_server_parts():
+    help_ = subprocess.run([SCRIPT, "run", "--help"], capture_output=True, text=True, check=True, timeout=TIMEOUT_S)
+    for option in ("-n", "-p", "-m", "--server", "--report", "--in-process", "--state-dir", "--quiet"):
+        assert option in help_.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "word"),
+    [
+        (["--server", "127.0.0.1:1"], ExitCode.TCP, "127.0.0.1:1"),
+        (["--server", "no-such-host.invalid"], ExitCode.DNS, "no-such-host.invalid"),
+    ],
+)
+def test_a_server_that_is_not_there(options, code, word, tmp_path, capsys):
+    mark = tmp_path / "ran"
+    assert main(["run", *options, "--", "touch", str(mark)]) == code
+    assert word in capsys.readouterr().err
+    assert not mark.exists()
+
+
+def test_a_lease_that_does_not_fit(null_appliance, tmp_path, capsys):
+    mark = tmp_path / "ran"
+    for options in (["-m", "90TiB"], ["-n", "7"]):
+        code = main(["run", "--server", null_appliance.address, *options, "--", "touch", str(mark)])
+        assert code == ExitCode.CAPACITY, capsys.readouterr().err
+    assert not mark.exists()
+
+
+def test_what_the_program_is_told(null_appliance):
+    show = python(
+        "import os; print({k: v for k, v in os.environ.items() if k.startswith(('BITFUSION', 'PYTHONPATH'))})"
+    )
+    environment = {**os.environ, "BITFUSION_MEMORY": "1GiB", "PYTHONPATH": "/mine"}
+    done = run("--server", null_appliance.address, "-n", "1", "-p", "0.25", "--", *show, env=environment)
+    told = ast.literal_eval(done.stdout)
+    assert told["BITFUSION_SERVER"] == null_appliance.address
+    assert (told["BITFUSION_GPUS"], told["BITFUSION_FRACTION"]) == ("1", "0.25")
+    assert "BITFUSION_MEMORY" not in told
+    assert told["PYTHONPATH"].split(os.pathsep) == [told["BITFUSION_HOOK"], "/mine"]
+    assert "of Null device" in done.stderr
+
+
+@pytest.mark.parametrize(("text", "size"), [("64", 64 << 20), ("64MiB", 64 << 20), ("0.0625GiB", 64 << 20)])
+def test_memory_is_mib_or_has_a_unit(text, size, null_appliance):
+    show = python("import os; print(os.environ['BITFUSION_MEMORY'])")
+    done = run("-q", "--server", null_appliance.address, "-m", text, *show)
+    assert (int(done.stdout), done.stderr) == (size, "")
+
+
+# exit codes
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["true"], 0),
+        (["false"], 1),
+        (["sh", "-c", "exit 77"], 77),
+        (["sh", "-c", "kill -KILL $$"], 128 + 9),
+        (["sh", "-c", "kill -TERM $$"], 128 + 15),
+        (["no-such-program-anywhere"], ExitCode.NOT_FOUND),
+        (["/"], ExitCode.NOT_EXECUTABLE),
+        (["/etc/passwd"], ExitCode.NOT_EXECUTABLE),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_exit_codes(command, code, null_appliance):
+    done = run("-q", "--server", null_appliance.address, "--", *command)
+    assert done.returncode == code
+    assert (command[0] in done.stderr) == (code in (ExitCode.NOT_FOUND, ExitCode.NOT_EXECUTABLE))
+
+
+def test_arguments_pass_untouched(null_appliance):
+    words = ["-n", "--", "--server", "", "a b", "-q"]
+    done = run("-q", "--server", null_appliance.address, "--", *python("import sys; print(sys.argv[1:])"), *words)
+    assert ast.literal_eval(done.stdout) == words
+
+
+# signals, input and output, terminal
+
+TALKS = """
+import signal, sys
+def heard(number, frame):
+    print(signal.Signals(number).name, flush=True)
+    if number == signal.SIGTERM: sys.exit(3)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1): signal.signal(number, heard)
+print('ready', flush=True)
+while True: signal.pause()
+"""
+
+
+def test_signals_to_us_reach_the_program():
+    with attend(*python(TALKS), stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "ready\n"
+        for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            process.send_signal(number)
+            assert process.stdout.readline() == f"{number.name}\n"
+        assert process.wait(TIMEOUT_S) == 3
+
+
+def wait_state(pid, wanted):
+    """Wait until the process has stopped or runs again, as its parent sees it."""
+    options = os.WUNTRACED if wanted == "stopped" else os.WCONTINUED
+    found, status = os.waitpid(pid, options)
+    assert found == pid
+    assert os.WIFSTOPPED(status) if wanted == "stopped" else os.WIFCONTINUED(status)
+
+
+def child_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as children:
+        return int(children.read())
+
+
+def state(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0]
+
+
+def test_a_stopped_program_is_a_stopped_job():
+    with attend(*python(TALKS), stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "ready\n"
+        child = child_of(process.pid)
+        process.send_signal(signal.SIGTSTP)
+        wait_state(process.pid, "stopped")
+        assert state(child) == "T"
+        process.send_signal(signal.SIGCONT)
+        wait_state(process.pid, "continued")
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.readline() == "SIGUSR1\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 3
+
+
+def test_dispositions_and_mask_are_as_they_were():
+    code = "sed -n 's/^SigBlk:.//p; s/^SigIgn:.//p' /proc/self/status"
+    plain = subprocess.run(["sh", "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    with attend("sh", "-c", code, stdout=subprocess.PIPE) as process:
+        blocked, ignored = process.stdout.read().split()
+    internal = 1 << 31 | 1 << 32  # signals 32 and 33, which the C library keeps for itself
+    assert [int(blocked, 16), int(ignored, 16) & ~internal] == [int(word, 16) & ~internal for word in plain]
+
+
+def test_input_output_and_descriptors_pass_through():
+    reader, writer = os.pipe()
+    code = f"import os, sys; os.write({writer}, sys.stdin.buffer.read()); print('out'); print('err', file=sys.stderr)"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with attend(*python(code), pass_fds=[writer], **pipes) as process:
+        os.close(writer)
+        assert process.communicate("hello", TIMEOUT_S) == ("out\n", "err\n")
+    with open(reader) as stream:
+        assert stream.read() == "hello"
+
+
+def test_ctrl_c_on_a_terminal_comes_once():
+    code = """
+import signal, sys
+signal.signal(signal.SIGINT, lambda *_: print('interrupted', flush=True))
+print('tty' if sys.stdin.isatty() and sys.stdout.isatty() else 'pipe', flush=True)
+sys.stdin.readline()
+print('end', flush=True)
+"""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", ATTEND, *python(code)])
+    said = read_until(terminal, b"tty\r\n")
+    os.write(terminal, b"\x03")
+    said += read_until(terminal, b"interrupted\r\n")
+    os.write(terminal, b"\n")
+    said += read_until(terminal, b"end\r\n")
+    assert said.count(b"interrupted") == 1
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def read_until(terminal, word):
+    said = b""
+    while word not in said:
+        assert select.select([terminal], [], [], TIMEOUT_S)[0], said
+        said += os.read(terminal, 4096)
+    return said

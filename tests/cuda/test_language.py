@@ -1,0 +1,225 @@
+"""The kernel language through ``bitfusion.cuda``, against NumPy: a sample of every part; the virtual GPU has tests of its own."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bitfusion import cuda
+from bitfusion.cuda import float32, int32, libdevice, random
+from bitfusion.errors import UnsupportedError
+
+pytestmark = pytest.mark.usefixtures("client")
+
+TILE = 8
+TABLE = np.arange(10, dtype=np.float32) ** 2
+
+
+def noise(*shape, seed=1):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_tiled_matmul_in_shared_memory():
+    @cuda.jit
+    def matmul(a, b, c):
+        tile_a = cuda.shared.array((TILE, TILE), float32)
+        tile_b = cuda.shared.array(shape=(TILE, TILE), dtype=float32)
+        x, y = cuda.grid(2)
+        tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
+        total = float32(0)
+        for i in range(a.shape[1] // TILE):
+            tile_a[tx, ty] = a[x, ty + i * TILE]
+            tile_b[tx, ty] = b[tx + i * TILE, y]
+            cuda.syncthreads()
+            for j in range(TILE):
+                total += tile_a[tx, j] * tile_b[j, ty]
+            cuda.syncthreads()
+        c[x, y] = total
+
+    a, b = noise(32, 24), noise(24, 16, seed=2)
+    c = cuda.device_array((32, 16), np.float32)
+    matmul[(4, 2), (TILE, TILE)](a, b, c)
+    np.testing.assert_allclose(c.copy_to_host(), a @ b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_grid_in_three_dimensions():
+    @cuda.jit
+    def where(out):
+        x, y, z = cuda.grid(3)
+        width, height, _ = cuda.gridsize(3)
+        out[x, y, z] = (z * height + y) * width + x
+        if cuda.blockIdx.x == 0 and cuda.gridDim.y == 1:
+            out[x, y, z] += cuda.blockDim.z * 1000
+
+    out = cuda.device_array((4, 3, 2), np.int64)
+    where[(2, 1, 2), (2, 3, 1)](out)
+    x, y, z = np.indices((4, 3, 2))
+    np.testing.assert_array_equal(out.copy_to_host(), (z * 3 + y) * 4 + x + 1000 * (x < 2))
+
+
+def test_local_and_constant_arrays():
+    @cuda.jit
+    def reverse(out):
+        table = cuda.const.array_like(TABLE)
+        part = cuda.local.array(10, float32)
+        for i in range(10):
+            part[9 - i] = table[i]
+        out[cuda.grid(1)] = part[cuda.grid(1)]
+
+    out = cuda.device_array(10, np.float32)
+    reverse[1, 10](out)
+    np.testing.assert_array_equal(out.copy_to_host(), TABLE[::-1])
+
+
+def test_barriers_that_vote():
+    @cuda.jit
+    def vote(values, out):
+        i = cuda.threadIdx.x
+        count = cuda.syncthreads_count(values[i])
+        every, some = cuda.syncthreads_and(values[i]), cuda.syncthreads_or(values[i])
+        if i == 0:
+            out[0], out[1], out[2] = count, every != 0, some != 0
+
+    out = cuda.device_array(3, np.int32)
+    vote[1, 64]((np.arange(64) % 4 == 0).astype(np.int32), out)
+    assert out.copy_to_host().tolist() == [16, 0, 1]
+
+
+def test_atomics():
+    @cuda.jit
+    def count(values, out):
+        i = cuda.grid(1)
+        if i < values.size:
+            cuda.atomic.add(out, values[i] % 4, 1)
+            cuda.atomic.max(out, 4, values[i])
+            cuda.atomic.min(out, 5, values[i])
+            cuda.atomic.cas(out, 6, 0, 9)
+
+    values = np.random.default_rng(3).integers(1, 1000, 5000).astype(np.int32)
+    out = cuda.to_device(np.array([0, 0, 0, 0, 0, 1 << 30, 0], np.int32))
+    count.forall(values.size)(values, out)
+    expected = [*np.bincount(values % 4, minlength=4), values.max(), values.min(), 9]
+    assert out.copy_to_host().tolist() == expected
+
+
+def test_warp_functions():
+    @cuda.jit
+    def reduce(values, out):
+        lane = cuda.laneid
+        total = values[cuda.grid(1)]
+        step = cuda.warpsize // 2
+        while step > 0:
+            total += cuda.shfl_down_sync(0xFFFFFFFF, total, step)
+            step //= 2
+        odd = cuda.ballot_sync(0xFFFFFFFF, lane & 1)
+        if lane == 0:
+            out[0], out[1] = total, cuda.popc(odd)
+
+    out = cuda.device_array(2, np.int32)
+    reduce[1, 32](np.arange(32, dtype=np.int32), out)
+    assert out.copy_to_host().tolist() == [496, 16]
+
+
+def test_math_and_libdevice():
+    @cuda.jit
+    def functions(x, out):
+        i = cuda.grid(1)
+        if i < x.size:
+            out[i, 0] = math.sin(x[i])
+            out[i, 1] = math.exp(x[i])
+            out[i, 2] = libdevice.rsqrt(x[i])
+            out[i, 3] = cuda.fma(x[i], x[i], 1.0)
+            out[i, 4] = np.float32(x[i])
+
+    x = np.linspace(0.1, 5, 50)
+    out = cuda.device_array((50, 5), np.float64)
+    functions[1, 64](x, out)
+    expected = np.stack([np.sin(x), np.exp(x), 1 / np.sqrt(x), x * x + 1, x.astype(np.float32)], axis=1)
+    np.testing.assert_allclose(out.copy_to_host(), expected, rtol=1e-12)
+
+
+def test_names_imported_one_by_one():
+    from bitfusion.cuda import atomic, blockDim, blockIdx, grid, shared, syncthreads, threadIdx
+
+    @cuda.jit
+    def total(values, out):
+        part = shared.array(32, int32)
+        i = threadIdx.x
+        part[i] = values[grid(1)] if blockIdx.x * blockDim.x + i < values.size else 0
+        syncthreads()
+        if i == 0:
+            for j in range(32):
+                atomic.add(out, 0, part[j])
+
+    out = cuda.to_device(np.zeros(1, np.int32))
+    total[4, 32](np.arange(100, dtype=np.int32), out)
+    assert out.copy_to_host()[0] == 4950
+
+
+def test_device_functions_call_each_other():
+    @cuda.jit("float64(float64)", device=True)
+    def square(x):
+        return x * x
+
+    @cuda.jit(device=True, inline="always")
+    def norm(x, y):
+        return math.sqrt(square(x) + square(y))
+
+    @cuda.jit
+    def norms(points, out):
+        i = cuda.grid(1)
+        out[i] = norm(points[i, 0], points[i, 1])
+
+    points = noise(16, 2).astype(np.float64)
+    out = cuda.device_array(16)
+    norms[1, 16](points, out)
+    np.testing.assert_allclose(out.copy_to_host(), np.hypot(*points.T), rtol=1e-12)
+
+
+def test_random_numbers():
+    @cuda.jit
+    def draw(states, out):
+        i = cuda.grid(1)
+        out[i] = random.xoroshiro128p_uniform_float32(states, i)
+
+    states = random.create_xoroshiro128p_states(2048, seed=7)
+    out = cuda.device_array(2048, np.float32)
+    draw[8, 256](states, out)
+    drawn = out.copy_to_host()
+    assert ((drawn >= 0) & (drawn < 1)).all()
+    assert len(np.unique(drawn)) > 2000
+    assert drawn.mean() == pytest.approx(0.5, abs=0.03)
+    random.init_xoroshiro128p_states(states, seed=7)
+    draw[8, 256](states, out)
+    np.testing.assert_array_equal(out.copy_to_host(), drawn)
+
+
+def test_device_names_on_the_host_say_what_they_are():
+    for use in (
+        lambda: cuda.grid(1),
+        cuda.syncthreads,
+        lambda: cuda.shared.array(1, float32),
+        lambda: cuda.float32x2(1, 2),
+    ):
+        with pytest.raises(UnsupportedError, match="inside a kernel only"):
+            use()
+    assert repr(cuda.threadIdx) == "<numba.cuda.threadIdx, for kernels>"
+
+
+@pytest.mark.parametrize("name", ["reduce", "vectorize", "compile_ptx", "external_stream", "nothing_at_all"])
+def test_names_that_are_not_offered(name):
+    assert not hasattr(cuda, name)
+    with pytest.raises(AttributeError, match="docs/guide/cuda"):
+        getattr(cuda, name)
+    with pytest.raises(AttributeError):
+        getattr(cuda.atomic, name)
+    with pytest.raises(AttributeError):
+        getattr(libdevice, f"__{name}")
+
+
+def test_dir_lists_what_there_is():
+    for name in dir(cuda):
+        getattr(cuda, name)
+    assert {"jit", "grid", "float32", "atomic", "random", "to_device"} <= set(dir(cuda))
