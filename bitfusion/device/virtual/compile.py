@@ -12,7 +12,6 @@ from bitfusion.device.virtual.effects import symbols_in
 from bitfusion.device.virtual.emitter import Unit
 from bitfusion.device.virtual.inline import call_graph, suspending_functions
 from bitfusion.device.virtual.layout import (
-    RUNTIME_FUNCTIONS,
     THREADS_MAX,
     CompileOptions,
     FunctionTable,
@@ -111,12 +110,10 @@ class PTXModule:
             frame_size=plan.frame_size,
             stack_size=plan.stack_size,
             constant_size=sum(variable.size for variable in self.variables.values() if variable.constant),
-            variables_size=self.variables_size,
             registers=plan.registers_count(),
             threads_max=_threads_max(function),
             threads_required=_threads_required(function),
             yields=plan.yields,
-            runtime_functions=_runtime_functions(unit),
         )
 
     def function_table(self, options: CompileOptions | None = None) -> FunctionTable | None:
@@ -127,7 +124,7 @@ class PTXModule:
         unit = self._unit(options or CompileOptions(), self._all_shared())
         unit.called.update(names)
         self._emit_functions(unit, exported=set(names))
-        return FunctionTable(unit.text(), {name: f"d.{name}" for name in names}, _runtime_functions(unit))
+        return FunctionTable(unit.text(), {name: f"d.{name}" for name in names})
 
     # units
     def _unit(self, options: CompileOptions, shared: Iterable[Declaration]) -> Unit:
@@ -222,10 +219,6 @@ def _names_in(function: Function) -> Iterator[str]:
     for instruction in function.instructions():
         for operand in instruction.operands:
             yield from symbols_in(operand)
-
-
-def _runtime_functions(unit: Unit) -> tuple[str, ...]:
-    return tuple(name for name in RUNTIME_FUNCTIONS if f"@{name}" in unit.declarations)
 
 
 def _threads_max(function: Function) -> int:

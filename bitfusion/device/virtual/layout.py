@@ -55,7 +55,7 @@ LAUNCH: Final[Mapping[str, int]] = {
     "FAULT_THREAD": 76,  # i32 x 3
     "FAULT_LINE": 88,  # i32: line of the PTX text
     "PARAMETERS": 96,  # ptr: the packed arguments; at least PARAMETERS_SIZE readable bytes, aligned to 16
-    "VARIABLES": 104,  # ptr: the module's .global and .const variables (KernelCode.variables_size bytes)
+    "VARIABLES": 104,  # ptr: the module's .global and .const variables (PTXModule.variables_size bytes)
     "MEMORY_BASE": 112,  # i64: device memory, the only range that .global and generic accesses may touch
     "MEMORY_SIZE": 120,  # i64
     "SHADOW": 128,  # ptr to u16: for every GRANULE bytes of device memory, how many (from the start) are valid; then a 0
@@ -260,8 +260,6 @@ class KernelCode:
     stack_size: int
     """Bytes of .local variables of one thread, wherever they lie (cuFuncGetAttribute LOCAL_SIZE_BYTES)."""
     constant_size: int
-    variables_size: int
-    """Bytes of the module's variables (LAUNCH["VARIABLES"])."""
     registers: int
     """32-bit registers alive at once, at most: an estimate of what ptxas would need."""
     threads_max: int
@@ -270,8 +268,6 @@ class KernelCode:
     """.reqntid: the only block shape the kernel may be launched with."""
     yields: bool
     """Waits for other blocks by spinning: workers should hold several blocks (LAUNCH["RESIDENT"])."""
-    runtime_functions: tuple[str, ...]
-    """Which of RUNTIME_FUNCTIONS the IR declares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,4 +279,3 @@ class FunctionTable:
 
     ir: str
     functions: Mapping[str, str]
-    runtime_functions: tuple[str, ...]
