@@ -1,8 +1,8 @@
 """The client's side of a session: operations go into a queue, calls come back done. Sans-I/O.
 
 Posted operations are packed as they come and leave together, many to a frame; a call leaves behind all that was posted
-before it. The queue is a deque, so a finaliser in any thread may post (releasing memory) without a lock; sending and
-receiving belong to one thread each, which the transport sees to. Failures of posted work arrive as the failure of a later call.
+before it. The queue is a deque, so that posting needs no lock; sending and receiving belong to one thread at a time, which the
+transport sees to. Failures of posted work arrive as the failure of a later call.
 
 An operation of the client is a generator that yields what it waits for: a ``Call`` until it is done, ``Wait.ROOM`` until the
 session is no longer ``full``, ``Wait.SENT`` until all that is queued has left (so that the caller's memory may change).
@@ -226,7 +226,7 @@ class ClientSession:
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.finish(error=self.error)
-        self._queue.clear()
+        self._queue = deque()
 
     def _frame_rcvd(self, frame: Frame) -> None:
         match frame.kind:

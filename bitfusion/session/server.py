@@ -5,7 +5,7 @@ Keeps what makes posted work safe: the credit window and the sticky failure. Wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bitfusion import limits
 from bitfusion.errors import BitfusionError, RemoteProtocolError, encode
@@ -20,15 +20,13 @@ from bitfusion.wire.operations import Field, Opcode, check
 from bitfusion.wire.states import Role, State
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Posted operations, each ``(opcode, stream, *fields)``, not yet checked one by one."""
 
     operations: tuple[Field, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One call, checked; or one posted operation with a payload, which waits for ``receive_into``."""
 
     opcode: int

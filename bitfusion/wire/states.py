@@ -17,12 +17,16 @@ from bitfusion.wire.frames import Kind
 class Role(Enum):
     """Which end of the connection this is."""
 
+    __hash__ = object.__hash__  # every frame looks these up; Enum's own is a Python function
+
     CLIENT = auto()
     SERVER = auto()
 
 
 class State(Enum):
     """Where a connection stands; both ends use the same names."""
+
+    __hash__ = object.__hash__
 
     START = auto()
     GREETED = auto()
