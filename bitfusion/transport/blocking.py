@@ -1,7 +1,8 @@
 """The blocking face: a session on a plain blocking socket, without an event loop and without a thread for calls.
 
-``run`` drives an operation (a generator that yields what it waits for). A small flusher thread only sends what was posted
-when the program goes idle, so that work never sits unseen; it sleeps while nothing is posted.
+``run`` drives an operation (a generator that yields what it waits for). A small flusher thread only moves what was posted
+when the program goes idle, so that work never sits unseen; it sleeps while nothing is posted. One lock says whose turn it is: the program
+holds it while it waits for something, the flusher, which never blocks, for a moment while the program does other things.
 
 An interrupt (Ctrl-C) while an answer is awaited abandons that call and the session goes on; an interrupt in the middle of moving
 bytes ends the session, because nobody can know how many of them went.
@@ -15,11 +16,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from typing import TypeVar
 
 from bitfusion import limits
-from bitfusion.errors import BitfusionError, ConnectionLostError, DeadlineError, SessionClosedError
+from bitfusion.errors import BitfusionError, ConnectionLostError, DeadlineError, SessionClosedError, SessionError
 from bitfusion.session.client import Call, ClientSession, Operation, Wait
 from bitfusion.session.hello import Hello
 from bitfusion.transport import address
@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 SPIN_TIMEOUT_S = 0.05
 """How long an answer is awaited inside recv itself, one system call; after that in poll, where an interrupt loses nothing."""
+
+POLL_TIMEOUT_S = 1.0
+"""The longest single poll: the answer awaited may have been received by a signal handler that used the session in between."""
 
 CLOSE_TIMEOUT_S = 10.0
 """How long to wait for the server to confirm the end; it frees everything in any case."""
@@ -42,7 +45,7 @@ IOV_COUNT_MAX = 512
 
 
 class BlockingTransport:
-    """One session on one blocking socket. Not for use by several threads at once, except for posted releases."""
+    """One session on one blocking socket. One thread at a time may run operations."""
 
     def __init__(
         self, sock: socket.socket, session: ClientSession, *, flush_delay_s: float = limits.FLUSH_DELAY_S
@@ -50,9 +53,9 @@ class BlockingTransport:
         self.session = session
         self._sock = sock
         self._flush_delay_s = flush_delay_s
-        self._send_lock = threading.Lock()
+        self._lock = threading.RLock()  # re-entered only by a signal handler that uses the session
         self._unsent: list[Buffer] = []
-        self._moving = False  # between a system call that moves bytes and the account of it
+        self._moving = False  # the program is between taking bytes and the account of them
         self._flusher: threading.Thread | None = None
         self._awake = threading.Event()
         self._closing = threading.Event()
@@ -65,9 +68,11 @@ class BlockingTransport:
         """Say hello and wait for the welcome; raises the server's refusal."""
         deadline = time.monotonic() + timeout_s
         try:
-            with self._io():
-                self._unsent += self.session.hello(hello)
-                self._send_all(block=True)
+            self._unsent += self.session.hello(hello)
+            try:
+                self._send_all(deadline)
+            except OSError as error:
+                self._send_failed(error)
             while not self.session.opened:
                 self._receive(deadline)
                 if self.session.error is not None:
@@ -80,20 +85,31 @@ class BlockingTransport:
     def close(self) -> None:
         """End the session: what was posted is sent, and when this returns the lease is free again. Safe to call again."""
         self._stop_flusher()
-        deadline = time.monotonic() + CLOSE_TIMEOUT_S
-        with contextlib.suppress(BitfusionError), self._io():
-            if goodbye := self.session.goodbye():
-                self._unsent += goodbye
-                self._send_all(block=True)
-                while self.session.error is None:  # the server hangs up once all is freed
-                    self._receive(deadline)
-        self.session.end(SessionClosedError("the session is closed; connect again"))
-        self._sock.close()
+        try:
+            with contextlib.suppress(BitfusionError), self._lock:
+                self._say_goodbye(time.monotonic() + CLOSE_TIMEOUT_S)
+        finally:
+            self.session.end(SessionClosedError("the session is closed; connect again"))
+            self._sock.close()
+
+    def _say_goodbye(self, deadline: float) -> None:
+        self._flush(deadline)
+        self._unsent += self.session.goodbye()
+        self._flush(deadline)
+        while self.session.error is None:  # the server hangs up once all is freed
+            self._receive(deadline)
+
+    def cut(self) -> None:
+        """From a thread that cannot wait for another to leave ``run``: end the connection under it."""
+        with contextlib.suppress(OSError):  # it is closed already
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def forget(self) -> None:
         """In a forked child: the session is the parent's. Give up this copy of its socket without a word to the server."""
+        self._lock = threading.RLock()  # the parent's may have been held, and nobody here would release it
+        self._awake, self._closing = threading.Event(), threading.Event()
+        self._flusher, self._unsent = None, []
         self.session.wake = None
-        self._closing.set()
         self.session.end(SessionClosedError("the session belongs to the parent process; connect again in the child"))
         self._sock.close()
 
@@ -114,61 +130,72 @@ class BlockingTransport:
         except StopIteration as stop:
             value: T = stop.value
             return value
+        except BaseException:
+            operation.close()  # now, not when the traceback goes: it takes back the caller's memory
+            raise
 
     def wait(self, wait: Call | Wait, deadline: float | None = None) -> None:
         """Send what is queued and wait until ``wait`` is over."""
-        session = self.session
-        if isinstance(wait, Call):
-            started = time.perf_counter_ns()
+        started = time.perf_counter_ns()
+        moving = started if wait is Wait.SENT else 0  # since when payload moves
+        with self._lock:
+            self._check_turn()
             try:
-                self.flush(deadline)
-                while not wait.done:
-                    self._receive(deadline)
+                self._flush(deadline)
+                if isinstance(wait, Call):
+                    while not wait.done:
+                        if wait.filled and not moving:
+                            moving = time.perf_counter_ns()
+                        self._receive(deadline)
             except BaseException:
-                session.abandon(wait)
+                if isinstance(wait, Call):
+                    self.session.abandon(wait)
                 self._end_if_moving()
                 raise
-            elapsed = time.perf_counter_ns() - started
-            if wait.filled:
-                session.metrics.transfer_ns += elapsed
-            else:
-                session.metrics.wait_ns += elapsed
-        else:
-            started = time.perf_counter_ns()
-            self.flush(deadline)
-            if wait is Wait.SENT:
-                session.metrics.transfer_ns += time.perf_counter_ns() - started
+        if wait is not Wait.ROOM:
+            now = time.perf_counter_ns()
+            self.session.metrics.wait_ns += (moving or now) - started
+            self.session.metrics.transfer_ns += now - (moving or now)
 
     def flush(self, deadline: float | None = None) -> None:
         """Send all that is queued, waiting for credits where they are used up. Raises what ended the session."""
-        with self._io():
+        with self._lock:
+            self._check_turn()
+            try:
+                self._flush(deadline)
+            except BaseException:
+                self._end_if_moving()
+                raise
+
+    def _check_turn(self) -> None:
+        if self._moving:
+            raise SessionError("a signal handler cannot use a session that it interrupted in the middle of a transfer")
+
+    def _flush(self, deadline: float | None) -> None:
+        session = self.session
+        if session.error is not None:
+            raise session.error
+        try:
             while True:
-                with self._send_lock:
-                    self._unsent += self.session.data_to_send()
-                    self._send_all(block=not self.session.waiting)
-                if not self.session.queued:
+                self._moving = True  # what has been taken from the queue is nowhere else yet
+                self._unsent += session.data_to_send()
+                self._send_all(deadline)
+                if not session.queued:
                     break
-                self.session.metrics.credit_waits += 1
+                session.metrics.credit_waits += 1
                 self._receive(deadline)
-        if self.session.error is not None:
-            raise self.session.error
+        except OSError as error:
+            self._moving = False
+            self._send_failed(error)
+        if session.error is not None:
+            raise session.error
 
     # the socket
 
-    @contextlib.contextmanager
-    def _io(self) -> Iterator[None]:
-        """What goes wrong while bytes move ends the session."""
-        try:
-            yield
-        except OSError as error:
-            self._lose(error)
-        except BaseException:
-            self._end_if_moving()
-            raise
-
     def _end_if_moving(self) -> None:
-        """After an interrupt between a system call and its account, nobody can know how many bytes went: end the session."""
+        """After an interrupt between taking bytes and the account of them, nobody can know how many went: end the session."""
         if self._moving:
+            self._moving = False
             self.session.end(
                 SessionClosedError(
                     "the session was interrupted in the middle of a transfer and had to end; connect again"
@@ -178,63 +205,81 @@ class BlockingTransport:
             self._sock.close()
 
     def _lose(self, error: OSError | None) -> None:
+        self._unsent = []
         self.session.end(ConnectionLostError(address.lost(error)))
 
-    def _send_all(self, *, block: bool) -> None:
+    def _send_failed(self, error: OSError) -> None:
+        """Nothing can be sent any more; what the server said before it hung up may be the reason, so that comes first."""
+        with contextlib.suppress(OSError):
+            while self.session.error is None and self._take(socket.MSG_DONTWAIT):
+                pass
+        self._lose(error)
+
+    def _send_all(self, deadline: float | None) -> None:
         """Send ``_unsent``. Where answers may be on their way, receive whenever the peer will not take more."""
-        flags = 0 if block else socket.MSG_DONTWAIT
+        flags = 0 if deadline is None and not self.session.waiting else socket.MSG_DONTWAIT
         while self._unsent:
             self._moving = True
             try:
-                count = self._sock.sendmsg(self._unsent[:IOV_COUNT_MAX], [], flags)
+                self._send(flags)
             except BlockingIOError:
                 self._moving = False
-                self._wait_writable()
-                continue
-            self._unsent = _after(self._unsent, count)
+                self._wait_writable(deadline)
         self._moving = False
 
-    def _wait_writable(self) -> None:
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN | select.POLLOUT)
-        for _, event in poll.poll():
-            if event & select.POLLIN:
-                self._read()
+    def _send(self, flags: int) -> None:
+        """Send once and account for it."""
+        unsent = self._unsent
+        if len(unsent) == 1:  # as a rule: a call, or a batch
+            count = self._sock.send(unsent[0], flags)
+        else:
+            count = self._sock.sendmsg(unsent[:IOV_COUNT_MAX], (), flags)
+        self._unsent = _after(unsent, count)
+
+    def _wait_writable(self, deadline: float | None) -> None:
+        """Wait until more can be sent, receiving what comes. DeadlineError, and what ended the session meanwhile."""
+        if self._poll(select.POLLIN | select.POLLOUT, deadline) & select.POLLIN:
+            self._read()
+        if self.session.error is not None:
+            raise self.session.error
 
     def _receive(self, deadline: float | None) -> None:
-        """Receive once; waits. DeadlineError once the deadline has passed."""
-        session = self.session
-        if session.error is not None:
-            raise session.error
-        if deadline is not None or not self._read():
-            self._wait_readable(deadline)
+        """Receive once, or find after a while that nothing came. DeadlineError once the deadline has passed."""
+        if self.session.error is not None:
+            raise self.session.error
+        if (deadline is not None or not self._read()) and self._poll(select.POLLIN, deadline):
+            self._read()
 
-    def _wait_readable(self, deadline: float | None) -> None:
-        """Wait in poll, where an interrupt loses nothing."""
-        timeout_ms = None if deadline is None else max(deadline - time.monotonic(), 0) * 1000
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        if not poll.poll(timeout_ms):
+    def _poll(self, events: int, deadline: float | None) -> int:
+        """Wait in poll, where an interrupt loses nothing; what is ready, or 0 after a while. DeadlineError."""
+        timeout_s = POLL_TIMEOUT_S if deadline is None else min(deadline - time.monotonic(), POLL_TIMEOUT_S)
+        if timeout_s <= 0:
             raise DeadlineError("the server did not answer in time")
-        self._read()
+        poll = select.poll()
+        poll.register(self._sock, events)
+        return next((ready for _, ready in poll.poll(timeout_s * 1000)), 0)
 
     def _read(self) -> bool:
         """Receive once, for SPIN_TIMEOUT_S at most; whether anything came, the end of the connection included."""
         self._moving = True
         try:
-            count = self._sock.recv_into(self.session.get_buffer())
-        except BlockingIOError:
-            self._moving = False
-            return False
+            came = self._take(0)
         except OSError as error:
-            self._moving = False
             self._lose(error)
-            return True
+            came = True
+        self._moving = False
+        return came
+
+    def _take(self, flags: int) -> bool:
+        """Receive once and account for it; false if nothing was there. OSError but for that."""
+        try:
+            count = self._sock.recv_into(self.session.get_buffer(), 0, flags)
+        except BlockingIOError:
+            return False
         if count:
             self.session.buffer_updated(count)
         else:
             self._lose(None)
-        self._moving = False
         return True
 
     # the flusher
@@ -247,7 +292,7 @@ class BlockingTransport:
         self._awake.set()
 
     def _flush_idle(self) -> None:
-        """Every tick, send what was posted; sleep after some ticks without any."""
+        """Every tick, move what was posted; sleep after some ticks without any."""
         while not self._closing.is_set():
             self._awake.wait()
             self._awake.clear()
@@ -255,27 +300,33 @@ class BlockingTransport:
             while quiet < FLUSHER_IDLE_TICKS and not self._closing.wait(self._flush_delay_s):
                 quiet = 0 if self._flush_tick() else quiet + 1
             self.session.wake = self._wake_flusher
-            if self.session.queued:
+            if self._idle_work():
                 self._awake.set()
 
+    def _idle_work(self) -> bool:
+        return self.session.error is None and bool(self.session.queued or self._unsent)
+
     def _flush_tick(self) -> bool:
-        """Send what is queued, unless the program itself is sending; whether there was any."""
-        if not self.session.queued:
+        """Move what is there, unless the program itself is at it; whether there was any."""
+        if not self._idle_work():
             return False
-        if self._send_lock.acquire(blocking=False):
+        if self._lock.acquire(blocking=False):
             try:
-                self._unsent += self.session.data_to_send()
-                while self._unsent:
-                    self._unsent = _after(
-                        self._unsent, self._sock.sendmsg(self._unsent[:IOV_COUNT_MAX], [], socket.MSG_DONTWAIT)
-                    )
-            except BlockingIOError:
-                pass  # the rest leaves with the next flush
+                self._move_idle()
             except OSError as error:
-                self._lose(error)
+                self._send_failed(error)
             finally:
-                self._send_lock.release()
+                self._lock.release()
         return True
+
+    def _move_idle(self) -> None:
+        """Send what can be sent without waiting; where that is not all, receive: credits, or what the peer must get rid of first."""
+        self._unsent += self.session.data_to_send()
+        with contextlib.suppress(BlockingIOError):
+            while self._unsent:
+                self._send(socket.MSG_DONTWAIT)
+        if self._unsent or self.session.queued:
+            self._take(socket.MSG_DONTWAIT)
 
     def _stop_flusher(self) -> None:
         self.session.wake = None
@@ -287,6 +338,8 @@ class BlockingTransport:
 
 def _after(buffers: list[Buffer], count: int) -> list[Buffer]:
     """What is left of ``buffers`` after the first ``count`` bytes."""
+    if len(buffers) == 1 and type(buffers[0]) is bytes and len(buffers[0]) == count:
+        return []
     for index, buffer in enumerate(buffers):
         size = memoryview(buffer).nbytes
         if count < size:

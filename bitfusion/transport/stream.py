@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from typing import Protocol, TypeVar, cast
 
@@ -105,7 +106,6 @@ class AsyncTransport:
         self._calls: dict[Call, asyncio.Future[None]] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._closed = self._loop.create_future()
-        self._flush_handle: asyncio.Handle | None = None
 
     # life
 
@@ -113,32 +113,43 @@ class AsyncTransport:
         """Connect, say hello and wait for the welcome."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._connect(target)
+                await self._connect(target, min(timeout_s, address.CONNECT_TIMEOUT_S))
                 self._stream.send(self.session.hello(hello))
                 while not self.session.opened and self.session.error is None:
                     await self._progress()
+            if self.session.error is not None:
+                raise self.session.error
         except TimeoutError:
             self._stream.abort()
             raise DeadlineError(f"the server {target} did not answer the hello within {timeout_s:.0f} s") from None
-        if self.session.error is not None:
+        except BaseException:
             self._stream.abort()
-            raise self.session.error
+            raise
         self.session.wake = self._wake
 
-    async def _connect(self, target: Target) -> None:
-        sock = await self._loop.run_in_executor(None, address.connect, target)
+    async def _connect(self, target: Target, timeout_s: float) -> None:
+        """Connect in a thread, where names are resolved too; should nobody wait any longer, the socket is closed there."""
+        connecting = self._loop.run_in_executor(None, address.connect, target, timeout_s)
+        try:
+            sock = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_close_late)
+            raise
         sock.setblocking(False)
         await self._loop.create_connection(lambda: self._stream, sock=sock)
 
     async def close(self) -> None:
         """End the session: what was posted is sent, and when this returns the lease is free again. Safe to call again."""
-        self.session.wake = None
-        self._stream.send(self.session.goodbye())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await asyncio.shield(self._closed)  # the server hangs up once all is freed
-        self._stream.abort()
-        self.session.end(SessionClosedError("the session is closed; connect again"))
+        try:
+            with contextlib.suppress(TimeoutError, BitfusionError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await self.wait(Wait.SENT)
+                    self._stream.send(self.session.goodbye())
+                    await asyncio.shield(self._closed)  # the server hangs up once all is freed
+        finally:
+            self.session.wake = None
+            self._stream.abort()
+            self.session.end(SessionClosedError("the session is closed; connect again"))
 
     # operations
 
@@ -207,7 +218,6 @@ class AsyncTransport:
 
     def flush(self) -> None:
         """Hand over what is queued, unless earlier buffers are still on their way."""
-        self._flush_handle = None
         if not self._stream.paused:
             self._stream.send(self.session.data_to_send())
         if self.session.error is None and self.session.wake is None:
@@ -250,6 +260,12 @@ class AsyncTransport:
         for future in waiters:
             if not future.done():
                 future.set_result(None)
+
+
+def _close_late(connecting: asyncio.Future[socket.socket]) -> None:
+    """The connection came after all."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
 
 
 async def open_session(

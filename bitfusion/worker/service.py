@@ -55,7 +55,7 @@ class Service:
         if self.over:
             return
         try:
-            while not self.stream.paused and not self.session.ended and self._step():
+            while not self.stream.paused and self._step():
                 pass
         except BitfusionError as error:
             self._break(error)

@@ -122,8 +122,8 @@ session = transport.session
 size = 256 * limits.MIB
 session.post(Opcode.ALLOCATE, 0, session.welcome.memory_base, size)
 data = bytearray(size)
-print("copying", flush=True)
 try:
+    print("copying", flush=True)
     while True:
         if sys.argv[2] == "in":
             transport.run(write(session, data))
