@@ -39,7 +39,7 @@ def compile_kernel(
     that no kernel can have.
     """
     arguments = numba_arguments(signature)
-    with listing(item.source for item in accepted) as names, _numba_set_up(capability):
+    with _numba_set_up(capability), listing(item.source for item in accepted) as names:
         try:
             return _compile(accepted, arguments, options, capability)
         except KernelError:

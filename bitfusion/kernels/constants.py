@@ -39,9 +39,9 @@ def encode_constant(value: object, depth: int = 0) -> Plain:
             return encode_constant(value.value, depth)
         case None | bool():
             return value
-        case str() if len(value) <= TEXT_SIZE_MAX:
-            return str(value)
-        case np.generic() if value.dtype.kind != "V" and not isinstance(value, str):
+        case str():
+            return _encode_text(value)
+        case np.generic() if value.dtype.kind != "V":
             return ("scalar", _tree(from_dtype(value.dtype)), value.tobytes())
         case int() if -(2**63) <= value < 2**64:
             return int(value)
@@ -57,7 +57,7 @@ def encode_constant(value: object, depth: int = 0) -> Plain:
             return ("dtype", _tree(from_dtype(value)))
         case Type():
             return ("type", _tree(value))
-        case int() | str() | tuple():
+        case int() | tuple():
             raise KernelTypeError(f"the {type(value).__qualname__} is too large to travel as a constant")
     kind = _foreign_type(value)
     if kind is not None:
@@ -67,6 +67,16 @@ def encode_constant(value: object, depth: int = 0) -> Plain:
 
 def _tree(kind: Type) -> Plain:
     return encode(kind)  # type: ignore[return-value]  # a type's tree holds only what Plain allows
+
+
+def _encode_text(value: str) -> str:
+    if len(value) > TEXT_SIZE_MAX:
+        raise KernelTypeError(
+            f"a string of {len(value)} characters is too large for a constant ({TEXT_SIZE_MAX} at most)"
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise KernelTypeError("a string that is no Unicode text cannot travel as a constant")
+    return str(value)
 
 
 def _encode_array(value: np.ndarray[Any, Any]) -> Plain:

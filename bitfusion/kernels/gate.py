@@ -73,6 +73,8 @@ def check(captured: program.Program) -> tuple[Accepted, ...]:
 def _accept_function(function: program.Function) -> Accepted:
     parsed = syntax.parse(function)
     bindings = {binding.key: _bind(function, binding) for binding in function.bindings}
+    if len(bindings) != len(function.bindings):
+        raise syntax.refuse(function, function.line, "a name is bound twice")
     defaults = tuple(_constant(function, value) for value in function.defaults)
     if len(defaults) != parsed.default_count:
         raise syntax.refuse(function, function.line, "the default values do not fit the text")

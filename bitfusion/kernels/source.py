@@ -194,7 +194,7 @@ def _read(function: FunctionType, name: str | None) -> program.Function:
         line, text = lambda_as_function(code, lines, called)
     else:
         text = "".join(inspect.getblock(lines[line - 1 :]))
-    found = program.Function(called, file, line, text)
+    found = program.Function(called, _shown(file), line, text)
     if len(text) > program.TEXT_SIZE_MAX or line > program.LINE_MAX:
         raise syntax.refuse(
             found,
@@ -202,6 +202,12 @@ def _read(function: FunctionType, name: str | None) -> program.Function:
             f"a kernel can have {program.TEXT_SIZE_MAX} characters and stand on line {program.LINE_MAX} at most",
         )
     return found
+
+
+def _shown(file: str) -> str:
+    """A file's name as text for messages: whatever a name may hold, the end of it if it is very long."""
+    printable = "".join(letter if letter.isprintable() else "?" for letter in file)
+    return printable[-program.FILE_SIZE_MAX :] or "?"
 
 
 def _check_still_the_same(code: CodeType, function: program.Function, parsed: syntax.Parsed) -> None:

@@ -469,3 +469,21 @@ def test_text_that_numba_would_execute_is_refused_before_numba():
     )
     with canary(), pytest.raises(KernelSourceError, match="cannot contain strings"):
         gate.check(program.Program(functions))
+
+
+def test_threads_take_turns():
+    """Two sessions in one process: each gets its own file's lines in its message."""
+    messages = {}
+
+    def compile_in(file):
+        with pytest.raises(KernelCompileError) as failure:
+            compiler.compile_kernel(gate.check(failing_program(file)), void(F4), Options(), (8, 0))
+        messages[file] = failure.value.message
+
+    threads = [threading.Thread(target=compile_in, args=(f"/users/{number}.py",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(f'File "{file}", line 4' in message and "x.foo" in message for file, message in messages.items())
+    assert len(messages) == 4

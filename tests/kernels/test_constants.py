@@ -102,6 +102,7 @@ def test_names_for_the_same_value():
         2**64,
         -(2**63) - 1,
         "x" * 1025,
+        "\udc80",
         (0,) * 1025,
         np.zeros(10000),
         np.array(["text"]),

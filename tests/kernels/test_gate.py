@@ -301,6 +301,7 @@ def changed(position, value):
         changed(4, [["a.__b__", "constant", 1]]),
         changed(4, [["", "constant", 1]]),
         changed(4, [["k", "function", 1]]),
+        changed(4, [["k", "constant", 1], ["k", "name", "math.sin"]]),
         changed(4, [["k", "function", -1]]),
         changed(4, [["k", "function", True]]),
         changed(4, [["k", "constant", ["array", "float32", [2**40], "C", b""]]]),

@@ -283,6 +283,19 @@ def test_a_file_that_has_changed_since_it_was_imported(tmp_path, monkeypatch):
         capture(module.kernel)
 
 
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [("a\nb.py", "a?b.py"), ("\udcff.py", "?.py"), ("d" * 2000 + ".py", "d" * 1021 + ".py"), ("Z\u00fcrich 1.py",) * 2],
+)
+def test_any_file_name_can_be_shown(file, shown):
+    text = "def kernel(x): x[0] = 1\n"
+    linecache.cache[file] = (len(text), None, [text], file)
+    scope = {}
+    exec(compile(text, file, "exec"), scope)
+    assert captured(scope["kernel"]).functions[0].file == shown
+    del linecache.cache[file]
+
+
 def test_too_many_device_functions():
     functions = [f"@cuda.jit(device=True)\ndef f{n}(x): return f{n + 1}(x)\n" for n in range(300)]
     kernel = define("".join(functions) + "def kernel(x): f0(x)\n", cuda=cuda)
