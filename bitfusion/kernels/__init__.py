@@ -1,5 +1,7 @@
-"""Kernels: how a Python function on the client becomes PTX on the worker.
+"""Kernels: how a Python function on the client becomes PTX on the worker (docs/design/kernels.md).
 
-Client side, without Numba: ``types``, ``signatures``, ``packing`` (arguments), ``names`` (what kernels may refer to), ``source``
-(capture). Server side: ``gate`` (what is accepted), ``compiler`` (Numba to PTX), ``cache``.
+Both sides, without Numba: ``types``, ``signatures``, ``packing`` (arguments), ``names`` (what kernels may refer to), ``constants``,
+``program`` (what travels), ``syntax`` (what a kernel may be written in), ``options``. Client: ``source`` and ``lambdas`` (capture).
+Server, without Numba: ``gate`` (what is accepted), ``cache``. Server, with Numba: ``compiler`` and what it is made of, ``build``
+(function objects), ``numba_types``, ``listing`` (source lines), ``folding`` (constant conditions), ``failure`` (its errors).
 """
