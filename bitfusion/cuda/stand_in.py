@@ -5,8 +5,8 @@ The import hook of ``bitfusion run`` (bitfusion/hook) puts these modules into ``
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
-from typing import NoReturn
 
 from bitfusion.kernels import types as kernel_types
 from bitfusion.version import __version__
@@ -29,12 +29,16 @@ def module(name: str) -> ModuleType:
         made.__version__ = f"0+bitfusion.{__version__}"  # type: ignore[attr-defined]
         vars(made).update(kernel_types.NAMES)
 
-    def refuse(attribute: str) -> NoReturn:
+    def find(attribute: str) -> ModuleType:
+        """A module that has not been imported yet, as ``from numba import cuda`` asks for it."""
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        raise ImportError(_missing(f"{name}.{attribute}"), name=name)
+        path = f"{name}.{attribute}"
+        if path in MODULES or path == "numba.cuda":
+            return import_module(path)
+        raise ImportError(_missing(path), name=name)
 
-    made.__getattr__ = refuse  # type: ignore[method-assign]
+    made.__getattr__ = find  # type: ignore[method-assign]
     return made
 
 
