@@ -86,6 +86,7 @@ class ClientSession:
         self._queue: deque[Entry] = deque()
         self._calls: dict[int, Call] = {}
         self._request = 0
+        self._receiving = 0  # the request whose payload is on its way into the caller's memory
         self._credits = 0
         self._pack = codec.pack
 
@@ -144,9 +145,11 @@ class ClientSession:
         return call
 
     def abandon(self, call: Call) -> None:
-        """Nobody waits for ``call`` any longer; an answer that still comes is dropped."""
+        """Nobody waits for ``call`` any longer; an answer that still comes, or is just coming, is dropped."""
         if call.request in self._calls:
             self._calls[call.request] = Call(call.request, call.opcode)
+        if call.request == self._receiving:
+            self._connection.divert_payload()
 
     # sending
 
@@ -253,9 +256,11 @@ class ClientSession:
             if target.nbytes != frame.payload_size:
                 raise RemoteProtocolError(f"the server sent more than request {frame.request} asked for")
             call.filled += frame.payload_size
+            self._receiving = frame.request
             self._connection.receive_into(target)
 
     def _payload_rcvd(self, frame: Frame) -> None:
+        self._receiving = 0
         self._reply_done(frame, self._calls[frame.request])
 
     def _reply_done(self, frame: Frame, call: Call) -> None:

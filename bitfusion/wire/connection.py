@@ -101,6 +101,12 @@ class Connection:
         self._skip = self._frame.payload_size
         self._sink = memoryview(b"")
 
+    def divert_payload(self) -> None:
+        """The owner of the memory named for the awaited payload takes it back: what is still to come is dropped."""
+        if self._frame is not None and self._sink is not None:
+            self._skip += len(self._sink) - self._sink_filled
+            self._sink, self._sink_filled = memoryview(b""), 0
+
     def _take_header(self) -> bool:
         if self._end - self._start < HEADER_SIZE:
             return False

@@ -284,3 +284,26 @@ def test_newer_peers_may_say_more():
     assert decode_hello(plain) == Hello()
     again = decode_welcome(codec.unpack(codec.pack(encode_welcome(WELCOME) | {"newer": 1})))
     assert again.extra == {"newer": 1}
+
+
+@pytest.mark.parametrize("cut", [0, 10, 32, 33, 500, 1031, 1032, 1500])
+def test_an_abandoned_read_leaves_the_callers_memory_alone_and_the_session_in_step(cut):
+    """Given up before, in the middle of, between and after its replies."""
+    client, server = opened()
+    target = bytearray(2000)
+    call = client.call(Opcode.READ, 0, 1 << 45, 2000, into=memoryview(target))
+    deliver(client.data_to_send(), server)
+    events(server)
+    ones = memoryview(b"\1" * 1000)
+    replies = server.reply_piece(call.request, ones, more=True) + server.reply_piece(call.request, ones, more=False)
+    data = b"".join(bytes(buffer) for buffer in replies)
+    deliver([data[:cut]], client)
+    client.abandon(call)
+    target[:] = bytes(2000)
+    deliver([data[cut:]], client)
+    assert not any(target)
+    second = client.call(Opcode.ECHO, 0, b"x")
+    deliver(client.data_to_send(), server)
+    events(server)
+    deliver(server.reply(second.request, b"x"), client)
+    assert second.result() == b"x" and client.error is None and not client.waiting
