@@ -53,17 +53,18 @@ class Launch:
     def __call__(self, *values: Any) -> None:
         """Launch: returns when it is posted; with host arrays when they are copied back. LaunchError, KernelError."""
         client, dispatcher = current.client, self.dispatcher
-        key: list[object] = []
-        if client is dispatcher.client:
+        owner, known = dispatcher.quick
+        if client is owner:
+            key: list[object] = []
             for value in values:
                 if type(value) is DeviceArray:
-                    if value.client is not client or not value.allocation.live:
+                    if value.client is not client:
                         break
                     key.append(value.__bitfusion_argument__.type)
                 else:
                     key.append(type(value))
             else:
-                found = dispatcher.known.get(tuple(key))
+                found = known.get(tuple(key))
                 if found is not None and self.config in found.fitting:
                     self._post(client, found, values)
                     return
@@ -100,10 +101,8 @@ class Dispatcher:
         self.options = options
         self.declared = tuple(declared)
         self.device = device
-        self.client: Client | None = None
-        """The session that ``known`` is about."""
-        self.known: dict[Key, Specialization] = {}
-        """The quick way: specialisations of this session by key."""
+        self.quick: tuple[Client | None, dict[Key, Specialization]] = (None, {})
+        """The quick way: a session and its specialisations by key, in one so that threads never see a half of each."""
         self._made: dict[Client, dict[Signature, Specialization]] = {}
         self._configured: dict[Any, Launch] = {}
         self._lock = threading.RLock()
@@ -179,11 +178,11 @@ class Dispatcher:
         given = [typeof(value) for value in values]
         self._check_count(len(given))
         with self._lock:
-            if self.client is not client:
-                self.client, self.known = client, {}
+            if self.quick[0] is not client:
+                self.quick = (client, {})
             found = self._declared(client, values, given) if self.declared else self.compile(Signature(none, *given))
             if all(map(_known_by_class, values, given)):
-                self.known[_key(values)] = found
+                self.quick[1][_key(values)] = found
             return found
 
     def _check_count(self, count: int) -> None:
