@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
@@ -84,6 +86,7 @@ class AsyncClient(BaseClient):
         self.deadline_s = deadline_s
         self._transport = transport
         self._private = private
+        _open.add(self)
         self._default = default_stream(self.core)
 
     async def run(self, operation: Operation[T]) -> T:
@@ -270,3 +273,16 @@ class AsyncModule(BaseModule[AsyncClient]):
         return AsyncFunction(
             self.client, await self.client.run(operations.load_function(self.client.core, self.handle, name))
         )
+
+
+_open: weakref.WeakSet[AsyncClient] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    """In a forked child: as the blocking face does."""
+    for client in list(_open):
+        client._private = False
+        client._transport.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

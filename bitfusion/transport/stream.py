@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from typing import Protocol, TypeVar, cast
@@ -95,6 +96,13 @@ class StreamProtocol(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def forget(self) -> None:
+        """In a forked child: nothing takes the place of the socket, so that the loop's own books of its descriptor stay right."""
+        if self._transport is not None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, self._transport.get_extra_info("socket").fileno(), inheritable=False)
+            os.close(nothing)
+
 
 class AsyncTransport:
     """One client session on the running event loop."""
@@ -150,6 +158,12 @@ class AsyncTransport:
             self.session.wake = None
             self._stream.abort()
             self.session.end(SessionClosedError("the session is closed; connect again"))
+
+    def forget(self) -> None:
+        """In a forked child: the session is the parent's. Give up this copy of its socket without a word to the server."""
+        self.session.wake = None
+        self.session.end(SessionClosedError("the session belongs to the parent process; connect again in the child"))
+        self._stream.forget()
 
     # operations
 

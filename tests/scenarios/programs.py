@@ -13,7 +13,13 @@ from contextlib import contextmanager
 def running(source: str, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A Python program with warnings as errors; its output is read by the test, and it is killed if it outlives the test."""
     names = {name: value for name, value in os.environ.items() if not name.startswith("BITFUSION_")}
-    command = [sys.executable, "-W", "error", "-c", source, *arguments]
+    warnings = [
+        "-W",
+        "error",
+        "-W",
+        "ignore:This process",
+    ]  # Python 3.12 warns of every fork with threads, which is what we test
+    command = [sys.executable, *warnings, "-c", source, *arguments]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

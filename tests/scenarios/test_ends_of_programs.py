@@ -170,6 +170,34 @@ def test_a_killed_parent_gives_its_lease_back_though_its_child_lives(virtual_app
         virtual_appliance.wait_log("released", after=before)
 
 
+ASYNC_FORK = """
+import asyncio, os, sys, uvloop
+import bitfusion
+async def main():
+    client = await bitfusion.aio.connect(sys.argv[1], memory="2MiB")
+    array = await client.to_device([1, 2, 3])
+    pid = os.fork()
+    if pid == 0:  # where asyncio's loop cannot go on
+        assert client.closed
+        print("forgotten", flush=True)
+        sys.stdin.read()
+        os._exit(0)
+    print((await array.copy_to_host()).tolist(), flush=True)
+    await asyncio.Event().wait()
+(uvloop if sys.argv[2] == "uvloop" else asyncio).run(main())
+"""
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_forked_child_of_an_asyncio_program(virtual_appliance, loop):
+    before = len(virtual_appliance.lines)
+    with running(ASYNC_FORK, virtual_appliance.address, loop) as process:
+        assert {process.stdout.readline(), process.stdout.readline()} == {"forgotten\n", "[1, 2, 3]\n"}
+        process.kill()
+        process.wait()
+        virtual_appliance.wait_log("released", after=before)  # though the child lives
+
+
 INTERRUPTED = """
 import os, signal, sys
 import numpy as np
