@@ -115,6 +115,8 @@ class Emitter(Builder, ABC):
         """Accesses whose bounds were checked for the whole row of threads."""
         self.row_predicates: dict[str, Value] = {}
         """Predicate registers known to be the same for the whole row."""
+        self.shared_values: dict[str, Value] = {}
+        """Saved registers that are loaded once for all threads of a block."""
         self.parameters = {parameter.name: parameter for parameter in (*function.results, *function.parameters)}
         self._locals: dict[str, Value] = {}
 

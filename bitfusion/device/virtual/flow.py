@@ -4,6 +4,7 @@ end.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -186,10 +187,22 @@ class _Builder:
 
 
 def _reachable(graph: Graph) -> Graph:
-    seen, todo = {ENTRY}, [ENTRY]
-    while todo:
-        for name in graph[todo.pop()].successors:
-            if name not in seen:
-                seen.add(name)
-                todo.append(name)
+    seen = reach([ENTRY], {name: block.successors for name, block in graph.items()})
     return {name: block for name, block in graph.items() if name in seen}
+
+
+def running(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """Block -> the blocks that follow it without a stop at a suspension point."""
+    return {name: () if isinstance(block.terminator, Suspend) else block.successors for name, block in graph.items()}
+
+
+def reach(starts: Iterable[str], successors: Mapping[str, Iterable[str]], avoiding: str = "") -> set[str]:
+    """The blocks that can be reached from ``starts``, with these themselves, on ways that do not pass ``avoiding``."""
+    seen: set[str] = set()
+    todo = list(starts)
+    while todo:
+        name = todo.pop()
+        if name != avoiding and name not in seen:
+            seen.add(name)
+            todo += successors[name]
+    return seen

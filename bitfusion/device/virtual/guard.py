@@ -19,6 +19,7 @@ from bitfusion.device.virtual.instructions import emit_unpredicated
 from bitfusion.device.virtual.layout import RUNTIME_FUNCTIONS
 from bitfusion.device.virtual.plan import Plan
 from bitfusion.device.virtual.rematerialize import RowCoefficients
+from bitfusion.device.virtual.row_slice import Slice, Slicer
 from bitfusion.device.virtual.syntax import Address, Instruction, Operand, Register
 
 TEST_COUNT_MAX = 4
@@ -41,10 +42,9 @@ class _Test:
 @dataclass(frozen=True, slots=True)
 class _RowAccess:
     instruction: Instruction
-    address: Address
-    register: str
+    offset: int
     size: int
-    coefficient: int
+    slice: Slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +63,24 @@ class RowGuard:
         return {access.instruction for access in self.accesses}
 
 
-def find_guard(plan: Plan, names: list[str], bounds_check: bool) -> RowGuard:
-    """The tests and accesses in the blocks ``names`` that a guard can decide."""
+def find_guard(region: Emitter, plan: Plan, names: list[str], start: str) -> RowGuard:
+    """The tests and accesses that a guard can decide in the region of the blocks ``names`` that begins at ``start``.
+
+    A kernel with suspension points is worth a guard for its accesses only: it has more code to copy.
+    """
     instructions = [instruction for name in names for instruction in plan.graph[name].instructions]
     if len(instructions) > REGION_SIZE_MAX:
         return RowGuard((), ())
+    accesses: list[_RowAccess] = []
+    if region.options.bounds_check:
+        slicer = Slicer(plan, names, start, region.shared_values)
+        for name in names:
+            for index, instruction in enumerate(plan.graph[name].instructions):
+                accesses += _row_access(plan, slicer, instruction, name, index)
+    if plan.points and not accesses:
+        return RowGuard((), ())
     coefficients = RowCoefficients(plan.chains)
     tests = [test for i in instructions if (test := _test(plan, coefficients, i))]
-    accesses = [access for i in instructions if bounds_check and (access := _row_access(coefficients, i))]
     return RowGuard(tuple(tests[:TEST_COUNT_MAX]), tuple(accesses))
 
 
@@ -86,16 +96,15 @@ def _test(plan: Plan, coefficients: RowCoefficients, i: Instruction) -> _Test | 
     return _Test(target.name, i.type, left_coefficient or right_coefficient, left if left_coefficient else right)
 
 
-def _row_access(coefficients: RowCoefficients, i: Instruction) -> _RowAccess | None:
+def _row_access(plan: Plan, slicer: Slicer, i: Instruction, name: str, index: int) -> list[_RowAccess]:
+    """The access of instruction ``index`` of block ``name``, if its address grows evenly along the row."""
     if i.opcode not in ("ld", "st", "atom", "red") or state_space(i) != "global" or len(i.operands) < 2:
-        return None
+        return []
     address = i.operands[0 if i.opcode in ("st", "red") else 1]
     if not isinstance(address, Address) or not isinstance(address.base, Register):
-        return None
-    coefficient = coefficients.of(address.base)
-    if coefficient is None:
-        return None
-    return _RowAccess(i, address, address.base.name, i.type.size * i.vector_size, coefficient)
+        return []
+    found = slicer.find(address.base.name, name, index)
+    return [] if found is None else [_RowAccess(i, address.offset, i.type.size * i.vector_size, found)]
 
 
 def emit_guard(e: Emitter, plan: Plan, guard: RowGuard, first: Value, end: Value) -> tuple[Value, dict[str, Value]]:
@@ -108,11 +117,9 @@ def emit_guard(e: Emitter, plan: Plan, guard: RowGuard, first: Value, end: Value
         holds = e.op("and", holds, _same_outcome(e, plan, test, first, last, span))
         predicates[test.predicate] = _at(e, plan, test.predicate, first)
         e.registers.forget()
-    checked: set[tuple[Address, int]] = set()
-    for access in guard.accesses:
-        if (access.address, access.size) not in checked:
-            checked.add((access.address, access.size))
-            holds = e.op("and", holds, _inside(e, plan, access, first, last, span))
+    distinct = {(access.slice, access.offset, access.size): access for access in guard.accesses}
+    for access in distinct.values():
+        holds = e.op("and", holds, _inside(e, access, first, last, span))
     return holds, predicates
 
 
@@ -143,18 +150,32 @@ def _same_outcome(e: Emitter, plan: Plan, test: _Test, first: Value, last: Value
     return e.op("and", e.op("and", linear, monotonic), e.icmp("eq", first_outcome, last_outcome))
 
 
-def _inside(e: Emitter, plan: Plan, access: _RowAccess, first: Value, last: Value, span: Value) -> Value:
+def _inside(e: Emitter, access: _RowAccess, first: Value, last: Value, span: Value) -> Value:
     """Whether all bytes between the accesses of both ends are valid, and every access is aligned."""
-    ends = [e.op("add", e.bits(_at(e, plan, access.register, x), "i64"), access.address.offset) for x in (first, last)]
-    e.registers.forget()
-    expected = e.op("mul", e.zext(span, "i64"), access.coefficient)
+    ends = [e.op("add", _address_at(e, access.slice, x), access.offset) for x in (first, last)]
+    coefficient = access.slice.coefficient
+    expected = e.op("mul", e.zext(span, "i64"), coefficient)
     linear = e.icmp("eq", e.op("sub", ends[1], ends[0]), expected)
-    low, high = ends if access.coefficient >= 0 else ends[::-1]
+    low, high = ends if coefficient >= 0 else ends[::-1]
     valid = e.call_external(
         RUNTIME_FUNCTIONS["ptx_range"], e.address(LAUNCH_POINTER), low, e.op("add", high, access.size)
     )
     holds = e.op("and", linear, e.icmp("ne", valid, 0))
     if access.size > 1:
-        unaligned = e.op("and", e.op("or", low, abs(access.coefficient)), access.size - 1)
+        unaligned = e.op("and", e.op("or", low, abs(coefficient)), access.size - 1)
         holds = e.op("and", holds, e.icmp("eq", unaligned, 0))
     return holds
+
+
+def _address_at(e: Emitter, slice_: Slice, x: Value) -> Value:
+    """The address register's value in the thread ``x`` of the row."""
+    thread, e.thread = e.thread, replace(e.thread, x=x)
+    e.registers.forget()
+    for name in slice_.given:
+        e.registers.set(name, e.shared_values[name])
+    for step in slice_.steps:
+        emit_unpredicated(e, step)
+    address = e.registers.get(slice_.register, "i64")
+    e.registers.forget()
+    e.thread = thread
+    return address

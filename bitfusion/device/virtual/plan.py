@@ -11,7 +11,7 @@ from bitfusion.device.virtual import emit_warp
 from bitfusion.device.virtual.datatypes import BITS_OF_LLVM
 from bitfusion.device.virtual.effects import destinations, suspension
 from bitfusion.device.virtual.emit_warp import Description
-from bitfusion.device.virtual.flow import ENTRY, Block, Graph, Suspend, build_graph
+from bitfusion.device.virtual.flow import ENTRY, Block, Graph, Suspend, build_graph, reach, running
 from bitfusion.device.virtual.inline import inline_calls
 from bitfusion.device.virtual.instructions import check_counts
 from bitfusion.device.virtual.layout import THREADS_MAX, CompileOptions
@@ -134,15 +134,7 @@ def reachable(graph: Graph, start: str = ENTRY) -> list[str]:
     """Blocks reached from ``start`` without passing a suspension point, in the order of the text but ``start`` wherever
     it stands.
     """
-    seen, todo = {start}, [start]
-    while todo:
-        block = graph[todo.pop()]
-        if isinstance(block.terminator, Suspend):
-            continue
-        for name in block.successors:
-            if name not in seen:
-                seen.add(name)
-                todo.append(name)
+    seen = reach([start], running(graph))
     return sorted(seen, key=lambda name: graph[name].position)
 
 

@@ -52,8 +52,6 @@ class Region(Emitter):
         self.written = {
             name for block in self.blocks for i in plan.graph[block].all_instructions() for name in writes(i)
         }
-        self.shared_values: dict[str, Value] = {}
-        """Saved registers that are loaded once for all threads."""
 
     def parameter_pointer(self, name: str) -> Value | None:
         distance = self.plan.parameters.get(name)
@@ -112,24 +110,25 @@ class Region(Emitter):
 
     def _threads(self, parallel: bool) -> None:
         """The loop over a row, and in front of it a copy for rows in which the guard holds."""
-        guard = None
-        if self.options.guards and not self.plan.points:
-            guard = find_guard(self.plan, self.blocks, self.options.bounds_check)
+        guard = find_guard(self, self.plan, self.blocks, self.start) if self.options.guards else None
         if not guard:
-            self._thread_loop("", self._enter("threads"), parallel)
+            before = self.here()
+            self.jump("threads")
+            self._thread_loop("", before, parallel)
             return
+        if self.plan.points:  # a thread that is resumed alone is no row
+            alone = self.icmp("eq", self.op("sub", _X_END, _X_FIRST), 1)
+            self.branch(alone, "unguarded", "guard")
+            self.label("guard")
         holds, self.row_predicates = emit_guard(self, self.plan, guard, _X_FIRST, _X_END)
         before = self.here()
-        self.branch(holds, "threads.fast", "threads")
+        self.branch(holds, "threads.fast", "unguarded")
         self.row_checked = guard.instructions
         self._thread_loop(".fast", before, parallel)
         self.row_checked, self.row_predicates = set(), {}
-        self._thread_loop("", before, parallel)
-
-    def _enter(self, label: str) -> str:
-        before = self.here()
-        self.jump(label)
-        return before
+        self.label("unguarded")
+        self.jump("threads")
+        self._thread_loop("", "unguarded", parallel)
 
     # threads
     def _thread_loop(self, suffix: str, before: str, parallel: bool) -> None:

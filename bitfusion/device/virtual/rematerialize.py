@@ -8,7 +8,7 @@ executed again: nothing is saved, and addresses stay visibly linear in ``%tid.x`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from bitfusion.device.virtual.effects import destinations, reads, sources
 from bitfusion.device.virtual.liveness import Liveness
@@ -68,7 +68,7 @@ def rematerializable(function: Function, liveness: Liveness) -> Chains:
     candidates = {
         name: definitions[0]
         for name, definitions in liveness.definitions.items()
-        if len(definitions) == 1 and _is_plain(function, definitions[0])
+        if len(definitions) == 1 and is_plain(function, definitions[0])
     }
     chains: dict[str, tuple[Instruction, ...]] = {}
     while True:
@@ -86,7 +86,8 @@ def rematerializable(function: Function, liveness: Liveness) -> Chains:
             return chains
 
 
-def _is_plain(function: Function, instruction: Instruction) -> bool:
+def is_plain(function: Function, instruction: Instruction) -> bool:
+    """Whether the instruction does nothing but compute one integer or predicate, the same whenever it is executed."""
     if instruction.predicate is not None or "cc" in instruction.modifiers or len(destinations(instruction)) != 1:
         return False
     if instruction.opcode == "ld":
@@ -114,8 +115,10 @@ def is_parameter_load(function: Function, load: Instruction) -> bool:
 class RowCoefficients:
     """By how much an integer value grows from one thread of a row to the next (``%tid.x`` + 1), if that is a constant."""
 
-    def __init__(self, chains: Chains) -> None:
+    def __init__(self, chains: Chains, uniform: Collection[str] = ()) -> None:
+        """``chains`` gives the definition of each register as its last instruction; ``uniform`` ones need none."""
         self._chains = chains
+        self._uniform = uniform
         self._known: dict[str, int | None] = {}
 
     def of(self, operand: Operand) -> int | None:
@@ -127,6 +130,8 @@ class RowCoefficients:
                 return 1
             case SpecialRegister(name):
                 return 0 if name in ("tid.y", "tid.z") or name.partition(".")[0] in _SAME_IN_ROW else None
+            case Register(name) if name in self._uniform:
+                return 0
             case Register(name) if name in self._chains:
                 if name not in self._known:
                     self._known[name] = self._of_result(self._chains[name][-1])

@@ -8,7 +8,7 @@ of the kernel are ignored: whoever takes them is gone, and for the threads that 
 from __future__ import annotations
 
 from bitfusion.device.virtual.effects import CARRY, is_warp_operation, registers_in, sources, suspension, writes
-from bitfusion.device.virtual.flow import Block, Branch, Graph, Suspend, Switch
+from bitfusion.device.virtual.flow import Block, Branch, Graph, Suspend, Switch, reach
 from bitfusion.device.virtual.syntax import Address, Function, Instruction, Operand, SpecialRegister, Symbol
 
 TIMERS = frozenset({"clock", "clock64", "clock_hi", "globaltimer", "globaltimer_lo", "globaltimer_hi"})
@@ -121,10 +121,18 @@ def _without_early_exits(graph: Graph) -> dict[str, list[str]]:
             if all(successor in leaving for successor in block.successors):
                 leaving.add(block.name)
                 changed = True
-    return {
+    staying = {
         block.name: [name for name in block.successors if name not in leaving] or list(block.successors)
         for block in graph.values()
     }
+    return staying | {name: list(graph[name].successors) for name in _endless(staying)}
+
+
+def _endless(successors: dict[str, list[str]]) -> set[str]:
+    """Blocks of loops that have lost their exits: without one, no block comes after another for certain."""
+    reached = {name: reach(successors[name], successors) for name in successors}
+    ends = {name for name in successors if not successors[name]}
+    return {name for name in successors if name in reached[name] and ends.isdisjoint(reached[name])}
 
 
 def _post_dominators(names: list[str], successors: dict[str, list[str]], index: dict[str, int]) -> dict[str, int]:
