@@ -1,0 +1,125 @@
+"""``bitfusion bench``: what it writes has the documented form, and its ratios are those of its figures. No speed is asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from bitfusion.cli.bench import command
+from bitfusion.cli.bench.measure import interleave, spread
+from bitfusion.cli.bench.report import rows, show
+from bitfusion.cli.exit_codes import ExitCode
+from bitfusion.cli.main import main
+from tests.appliance import Appliance
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+@pytest.fixture(scope="module")
+def figures(place):
+    """What ``bench latency`` writes about an appliance with the null device."""
+    with Appliance("null", place / "state") as appliance:
+        code = main(["bench", "latency", "--quick", "--server", appliance.address, "--json", str(place / "bench.json")])
+    assert code == 0
+    return json.loads((place / "bench.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def everything(place):
+    """What ``bench all`` writes about a virtual GPU of its own."""
+    files = ["--json", str(place / "new" / "all.json"), "--plot", str(place / "new" / "all.png")]
+    assert main(["bench", "all", "--quick", "--devices", "virtual:1x1GiB", *files]) == 0
+    return json.loads((place / "new" / "all.json").read_text())
+
+
+def test_latency_is_written_with_its_floor(figures):
+    latency = figures["latency"]
+    for trip in (latency, *latency["other_placements"]):
+        for key in ("call_us", "floor_us"):
+            assert 0 < trip[key]["p50"] <= trip[key]["p99"]
+        assert trip["ratio"] == pytest.approx(trip["call_us"]["p50"] / trip["floor_us"]["p50"])
+    assert latency["sent_size"] > 32 + latency["data_size"] < latency["rcvd_size"]
+
+
+def test_all_parts_are_written(everything):
+    """The keys that others read."""
+    assert {"machine", "latency", "bandwidth", "launch", "session", "train"} == set(everything)
+    assert everything["latency"]["ratio"] > 0
+    sizes = [copy["size"] for copy in everything["bandwidth"]]
+    assert sizes == sorted(sizes) and 64 << 20 in sizes
+    for copy in everything["bandwidth"]:
+        for way in ("h2d", "d2h"):
+            assert copy[f"{way}_ratio"] == pytest.approx(copy[f"{way}_gbps"] / copy[f"floor_{way}_gbps"])
+    launch, session, train = (everything[part] for part in ("launch", "session", "train"))
+    assert launch["posted_per_s"] > 0 and launch["call_us"]["p50"] > 0
+    assert (launch["device"], launch["chosen"]["device"]) == ("Null device", "Virtual GPU")
+    assert 0 < session["warm_ms"] <= session["warm_p99_ms"] and session["cold_ms"] > 0
+    assert 0 < session["idle_private_mib"] < 25
+    assert train["ratio"] == pytest.approx(train["remote_ms"] / train["local_ms"])
+    assert train["local_device"] == "Virtual GPU"
+
+
+def test_the_plot_is_a_picture(everything, place):
+    assert (place / "new" / "all.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+@pytest.mark.parametrize("without", [(), ("rich",)], ids=["rich", "no-rich"])
+def test_the_table_has_every_figure(everything, without, monkeypatch, capsys):
+    """On a terminal rich draws it, where there is one."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for name in without:
+        monkeypatch.setitem(sys.modules, name, None)
+    show(everything)
+    shown = capsys.readouterr().out
+    for row in rows(everything):
+        assert row.name in shown and row.median in shown
+    assert ("╭" in shown) == (not without)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--plot", "out.svg"], "ends with .png"),
+        (["--json", "/proc/nowhere/out.json"], "cannot be written"),
+        (["--devices", "none"], "none"),
+        (["--server", "host:port"], "host:port"),
+    ],
+)
+def test_what_cannot_be_is_said_before_measuring(options, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "latency", *options]) != 0
+    assert words in capsys.readouterr().err
+
+
+def test_a_plot_without_matplotlib_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert main(["bench", "latency", "--plot", str(tmp_path / "out.png")]) == ExitCode.USAGE
+    assert "pip install 'bitfusion[bench]'" in capsys.readouterr().err
+
+
+def test_the_machine_is_described(figures):
+    machine = figures["machine"]
+    assert machine["device"] == "Null device"
+    assert {"cpu", "cores", "memory_size", "kernel", "python", "versions", "date", "quick"} <= set(machine)
+
+
+def test_every_figure_has_its_row(figures):
+    assert [row.name for row in rows(figures)] == ["call round trip, free"]
+
+
+def test_what_is_compared_takes_turns():
+    order = []
+    samples = interleave([lambda: order.append("a"), lambda: order.append("b")], rounds=3, calls=2)
+    assert "".join(order) == "bbaa" + "aabb" + "bbaa" + "aabb"  # a warm round first; every other one in reverse
+    assert [len(sample) for sample in samples] == [6, 6]
+
+
+def test_spread_scales():
+    found = spread([0.001] * 98 + [0.002] * 2, 1e3)
+    assert found.p50 == pytest.approx(1)
+    assert found.p99 == pytest.approx(2)
