@@ -182,6 +182,8 @@ def default_stream(core: Core) -> Owned:
 
 def dim3(value: object, noun: str) -> Dim3:
     """One to three positive integers as x, y, z. TypeError for what is no integer, LaunchError for what CUDA cannot launch."""
+    if type(value) is int and 0 < value < 2**31:  # as a rule, and many times a millisecond
+        return value, 1, 1
     items = tuple(value) if isinstance(value, tuple | list) else (value,)
     if not 1 <= len(items) <= 3:
         raise ValueError(f"the {noun} must be one to three integers, not {value!r}")
