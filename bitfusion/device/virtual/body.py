@@ -9,7 +9,7 @@ from bitfusion.device.virtual import metadata
 from bitfusion.device.virtual.builder import constant
 from bitfusion.device.virtual.datatypes import U32
 from bitfusion.device.virtual.emitter import LAUNCH_POINTER, Emitter
-from bitfusion.device.virtual.flow import Block, Branch, End, Graph, Jump, Suspend, Switch
+from bitfusion.device.virtual.flow import Block, Branch, End, Graph, Jump, Suspend, Switch, reach, running
 from bitfusion.device.virtual.instructions import emit_instruction
 from bitfusion.device.virtual.layout import LAUNCH
 
@@ -86,7 +86,6 @@ class Body:
         e.branch(aborted, self.end, self.label(target), metadata.NEVER)
 
     def _guarded(self, source: str, target: str) -> bool:
-        return self.emitter.options.watchdog and self._position(target) <= self._position(source)
-
-    def _position(self, name: str) -> int:
-        return self.graph[name].position
+        """Whether the jump closes a loop in which no thread stops: at a suspension point the scheduler looks itself."""
+        backward = self.graph[target].position <= self.graph[source].position
+        return self.emitter.options.watchdog and backward and source in reach([target], running(self.graph))

@@ -146,6 +146,29 @@ def test_a_fault_between_barriers(gpu):
     assert error.details["address"] == x.address + 4 * 32
 
 
+def tiles(x, out, count):
+    """Rows of a tile are checked as a whole, with an address that depends on the round."""
+    shared = cuda.shared.array((4, 32), int32)
+    tx, ty = cuda.threadIdx.x, cuda.threadIdx.y
+    total = 0
+    for k in range(count):
+        shared[ty, tx] = x[(k * 4 + ty) * 32 + tx]
+        cuda.syncthreads()
+        total += shared[3 - ty, 31 - tx]
+        cuda.syncthreads()
+    out[ty * 32 + tx] = total
+
+
+def test_rows_between_barriers_are_checked_to_the_byte(gpu):
+    size = 6 * 128 + 2 * 32 + 5  # the seventh tile ends within its third row
+    x, out = gpu.array(np.arange(size, dtype=np.int32)), gpu.array(np.zeros(128, np.int32))
+    gpu.launch(tiles, 1, (32, 4), x, out, 6)
+    np.testing.assert_array_equal(out.host(), np.arange(768).reshape(6, 128).sum(0)[::-1])
+    error = fault(gpu, tiles, 1, (32, 4), x, out, 7)
+    assert error.details["thread"] == "(5, 2, 0)"
+    assert error.details["address"] == x.address + 4 * size
+
+
 @cuda.jit(device=True, inline="never")
 def store_deep(x, index):
     x[index] = 1
