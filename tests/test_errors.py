@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from bitfusion import errors
+from bitfusion.cli.exit_codes import CODES, ExitCode, exit_code
 from bitfusion.errors import BY_CODE, BitfusionError, DeviceMemoryError, RemoteProtocolError, decode, encode
 
 
@@ -36,3 +40,19 @@ def test_strange_details_do_no_harm():
     error = decode((51, "m", {"requested": "x", "self": 1, 3: 4, "message": "again", "deep": (1,)}))
     assert isinstance(error, BitfusionError)
     assert type(decode((999, "newer", {}))) is BitfusionError
+
+
+@pytest.mark.parametrize("cls", BY_CODE.values())
+def test_every_class_has_the_exit_code_of_its_nearest_kind(cls):
+    """A subclass never stands behind its base in the table, where it would not be found."""
+    assert exit_code(cls("x")) in ExitCode
+    order = [item for item, _ in CODES]
+    if cls in order:
+        assert exit_code(cls("x")) == dict(CODES)[cls]
+
+
+def test_the_guide_lists_every_exit_code():
+    text = (Path(__file__).parents[1] / "docs" / "guide" / "exit-codes.md").read_text()
+    rows = re.findall(r"^\| ([\d, ]+) \|", text, re.MULTILINE)
+    listed = {int(number) for row in rows for number in row.split(",")}
+    assert listed == {int(code) for code in ExitCode} | {3}  # 3 is of scripts/gpu_check.py

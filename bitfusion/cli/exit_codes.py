@@ -12,6 +12,7 @@ from bitfusion.errors import (
     ConnectError,
     DeviceError,
     KernelError,
+    ProtocolError,
     QuotaError,
     ResolveError,
     SessionError,
@@ -57,6 +58,7 @@ CODES: tuple[tuple[type[BitfusionError], ExitCode], ...] = (
     (VersionMismatchError, ExitCode.VERSION),
     (ConnectError, ExitCode.CONNECT),
     (SessionError, ExitCode.SESSION),
+    (ProtocolError, ExitCode.SESSION),
     (DeviceError, ExitCode.DEVICE),
     (KernelError, ExitCode.KERNEL),
 )

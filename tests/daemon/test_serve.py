@@ -185,3 +185,11 @@ def test_modules_where_it_was_started_are_not_taken_for_pythons(tmp_path):
             assert client.echo(b"x") == b"x"
         process.terminate()
         assert process.wait(30) == ExitCode.OK
+
+
+def test_a_clients_installation_says_what_it_lacks_to_serve(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['numba'] = None\n")
+    result = serve("--devices", "virtual", directory=tmp_path, PYTHONPATH=str(tmp_path))
+    assert result.returncode == ExitCode.USAGE
+    assert "needs numba" in result.stderr and "pip install 'bitfusion[server]'" in result.stderr
+    assert "Traceback" not in result.stderr
