@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import pytest_asyncio
 
+import bitfusion
 from bitfusion.errors import DeviceMemoryError, InvalidAddressError, InvalidValueError, SessionClosedError
+from tests.client.conftest import connect_with
 from tests.client.faces import done, host, same, sample
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 STRUCTURED = np.dtype([("x", "<i4"), ("y", "<f8")])
 
@@ -27,6 +32,14 @@ DTYPES = [
 ]
 
 SHAPES = [(), (1,), (7,), (0,), (3, 4), (2, 0, 3), (2, 1, 3), (2, 3, 4)]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["blocking", "asyncio"])
+async def client(request, virtual_appliance):
+    """One session for all tests of a face: none of them needs fresh memory."""
+    client = await done(connect_with(request.param)(virtual_appliance.address, memory="64MiB", deadline=60))
+    yield client
+    await done(client.close())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -416,8 +429,9 @@ async def test_an_argument_made_before_is_not_used_after(client):
         _ = array.__bitfusion_argument__
 
 
-async def test_arrays_do_not_travel_between_sessions(client, connect, virtual_appliance):
-    other = await done(connect(virtual_appliance.address, memory="2MiB"))
+async def test_arrays_do_not_travel_between_sessions(client, virtual_appliance):
+    face = "blocking" if isinstance(client, bitfusion.Client) else "asyncio"
+    other = await done(connect_with(face)(virtual_appliance.address, memory="2MiB"))
     array, foreign = await done(client.device_array(4)), await done(other.device_array(4))
     for use in (
         lambda: array.copy_to_device(foreign),
@@ -443,9 +457,7 @@ async def test_what_cuda_programs_ask_of_an_array(client):
     assert "(4, 6)" in repr(array) and "float32" in repr(array)
 
 
-def test_numpy_and_iteration_take_blocking_arrays_as_they_are(virtual_appliance):
-    import bitfusion
-
+async def test_numpy_and_iteration_take_blocking_arrays_as_they_are(virtual_appliance):
     with bitfusion.connect(virtual_appliance.address, memory="2MiB") as client:
         expected = sample("f4", (3, 4))
         array = client.to_device(expected)

@@ -25,7 +25,6 @@ from bitfusion.errors import (
     DeadlineError,
     InvalidAddressError,
     InvalidHandleError,
-    KernelError,
     ResolveError,
     SessionError,
     UnreachableError,
@@ -313,7 +312,7 @@ def test_every_byte_of_a_frame_turned_into_another_ends_the_session_or_is_refuse
         (Opcode.EVENT_QUERY, (5,), InvalidHandleError),
         (Opcode.EVENT_ELAPSED, (5, 6), InvalidHandleError),
         (Opcode.FUNCTION_LOAD, (1, 5, "kernel"), InvalidHandleError),
-        (Opcode.KERNEL_LOAD, (1, bytes(32), [], {}), KernelError),
+        (Opcode.KERNEL_LOAD, (1, bytes(32), [], {}), InvalidHandleError),
     ],
 )
 def test_calls_for_what_is_not_yours_fail_alone(session, opcode, fields, error):
