@@ -23,6 +23,7 @@ from bitfusion.errors import (
     ConnectError,
     ConnectionLostError,
     DeadlineError,
+    DeviceMemoryError,
     InvalidAddressError,
     InvalidHandleError,
     ResolveError,
@@ -318,6 +319,29 @@ def test_every_byte_of_a_frame_turned_into_another_ends_the_session_or_is_refuse
 def test_calls_for_what_is_not_yours_fail_alone(session, opcode, fields, error):
     with pytest.raises(error):
         call(session, opcode, *fields)
+    assert call(session, Opcode.ECHO, b"x") == b"x"
+
+
+def test_the_lease_is_enforced_by_the_server(session):
+    """A client that does not count, or lies: what it asked, what was used and what is allowed come back."""
+    base = session.session.welcome.memory_base
+    session.session.post(Opcode.ALLOCATE, 0, base, 8 * limits.MIB)
+    session.session.post(Opcode.ALLOCATE, 0, base + 32 * limits.MIB, 8 * limits.MIB + 1)
+    with pytest.raises(DeviceMemoryError) as caught:
+        call(session, Opcode.SYNCHRONIZE, 1)
+    asked, used, limit = caught.value.requested, caught.value.used, caught.value.limit
+    assert (asked, used, limit) == (8 * limits.MIB + 1, 8 * limits.MIB, 16 * limits.MIB)
+    assert caught.value.operation.startswith("allocate")
+    session.session.post(Opcode.ALLOCATE, 0, base + 32 * limits.MIB, 8 * limits.MIB)
+    call(session, Opcode.SYNCHRONIZE, 1)
+    assert call(session, Opcode.MEMORY_INFO) == (0, 16 * limits.MIB)
+
+
+def test_a_client_that_never_destroys_what_it_creates_is_stopped(session):
+    for number in range(1, limits.HANDLE_COUNT_MAX + 2):
+        session.session.post(Opcode.EVENT_CREATE, 0, number, 0)
+    with pytest.raises(InvalidHandleError, match="too many"):
+        call(session, Opcode.SYNCHRONIZE, 1)
     assert call(session, Opcode.ECHO, b"x") == b"x"
 
 
