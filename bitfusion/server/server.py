@@ -17,7 +17,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bitfusion import limits
-from bitfusion.errors import BitfusionError, DeadlineError, RemoteProtocolError, VersionMismatchError, WorkerDiedError
+from bitfusion.errors import (
+    BitfusionError,
+    DeadlineError,
+    RemoteProtocolError,
+    SessionError,
+    VersionMismatchError,
+    WorkerDiedError,
+)
 from bitfusion.pool.lease import Lease, LeaseEvent
 from bitfusion.pool.pool import Pool
 from bitfusion.pool.request import LeaseRequest
@@ -33,6 +40,11 @@ log = logging.getLogger(__name__)
 
 GREETING_COUNT_MAX = 256
 """Connections that have not said hello yet: more are turned away, so that silent ones cannot use up descriptors."""
+
+GOODBYE_TIMEOUT_S = 1.0
+"""How long a stop waits for a worker's end before its client is told: two must not write to one connection. It takes milliseconds."""
+
+STOPPED = "the appliance was stopped; the session's memory and kernels are gone, connect again once it is back"
 
 
 class Server:
@@ -134,12 +146,18 @@ class Server:
             code = await asyncio.shield(worker.ended)
         except asyncio.CancelledError:
             self._pool.advance(lease.id, LeaseEvent.END)
-            worker.dismiss()  # Workers.stop sees to its end
+            worker.dismiss()  # should it stay, Workers.stop sees to its end
+            if (await asyncio.wait([worker.ended], timeout=GOODBYE_TIMEOUT_S))[0]:
+                _send_failure(_taken_over(), connection, SessionError(STOPPED))
             raise
         if code != 0:
             log.warning("! session %s: %s", assignment.session_id, _obituary(worker, code))
-            session = ServerSession(Connection(Role.SERVER, state=State.OPEN))
-            _send_failure(session, connection, WorkerDiedError(_obituary(worker, code)))
+            _send_failure(_taken_over(), connection, WorkerDiedError(_obituary(worker, code)))
+
+
+def _taken_over() -> ServerSession:
+    """What speaks for a session whose worker is gone."""
+    return ServerSession(Connection(Role.SERVER, state=State.OPEN))
 
 
 def _obituary(worker: Worker, code: int | None) -> str:

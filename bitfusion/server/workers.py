@@ -105,6 +105,7 @@ class Workers:
     async def spawn(self, assignment: Assignment, connection: socket.socket) -> Worker:
         """A new worker that serves ``connection``. ConnectError if it cannot be had."""
         if self._control is None:
+            self._restart_zygote()
             raise ConnectError("no worker can be started at the moment; try again")
         number = next(self._numbers)
         ours, theirs = socket.socketpair()
@@ -169,6 +170,8 @@ class Workers:
                 self._ready.set_result(None)
             case {"spawned": number, "pid": pid}:
                 self._spawned(number, pid)
+            case {"failed": number, "reason": reason}:
+                self._failed(number, ConnectError(f"no worker could be started: {reason}; try again"))
             case {"exited": pid, "code": code}:
                 self._exited(pid, code)
 
@@ -179,13 +182,15 @@ class Workers:
         error = ConnectError("the zygote died; its log has the reason")
         if self._ready is not None and not was_ready:
             self._ready.set_exception(error)
-        for future, lifeline in self._spawning.values():
-            lifeline.close()
-            if not future.done():
-                future.set_exception(error)
-        self._spawning.clear()
-        if was_ready and not self._closing:
+        for number in list(self._spawning):
+            self._failed(number, error)
+        if was_ready:
             log.warning("! the zygote died and is started again")
+            self._restart_zygote()
+
+    def _restart_zygote(self) -> None:
+        """Start another, unless that is under way or all is ending."""
+        if not self._closing and (self._restart is None or self._restart.done()):
             self._restart = asyncio.get_running_loop().create_task(self._start_again())
 
     async def _start_again(self) -> None:
@@ -203,6 +208,12 @@ class Workers:
             worker.dismiss()
         else:
             spawned.set_result(worker)
+
+    def _failed(self, number: int, error: ConnectError) -> None:
+        spawned, lifeline = self._spawning.pop(number)
+        lifeline.close()
+        if not spawned.done():
+            spawned.set_exception(error)
 
     def _exited(self, pid: int, code: int | None) -> None:
         worker = self._workers.pop(pid, None)

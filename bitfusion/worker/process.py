@@ -1,7 +1,8 @@
 """One worker process from fork to exit: opens its device, welcomes the client, serves it, and leaves nothing behind.
 
 Watches two descriptors from a thread of its own, because the loop may be inside a long kernel: the client's connection and
-the daemon's lifeline. When either ends, running kernels are aborted; a worker that cannot stop is ended by force.
+the daemon's lifeline. When the client goes, running kernels are aborted, and a worker that cannot stop is ended by force; when the daemon
+goes, the worker goes with it.
 """
 
 from __future__ import annotations
@@ -149,10 +150,10 @@ class Watch:
         ready = {descriptor for descriptor, _ in poll.poll()}
         if self._stopped.is_set():
             return
-        self._device.abort()
         if self._lifeline in ready:
             log.info("the daemon has gone, so has this worker")
-            os._exit(EXIT_OK)
+            os._exit(EXIT_OK)  # at once: a kernel that is aborted would still be answered, with the wrong reason
+        self._device.abort()
         if not self._stopped.wait(STOP_TIMEOUT_S):
             log.warning("! the device did not stop within %.0f s of its client's end", STOP_TIMEOUT_S)
             os._exit(EXIT_STUCK)

@@ -7,6 +7,7 @@ daemon goes, the zygote goes; the workers notice by their own lifelines.
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -15,11 +16,13 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import msgpack
 
 from bitfusion.worker.process import EXIT_FAULT, OBJECTS, Assignment, work
+
+log = logging.getLogger(__name__)
 
 MESSAGE_SIZE_MAX = 64 * 1024
 """One request: a hello (16 KiB at most) with the lease around it."""
@@ -49,17 +52,29 @@ class Zygote:
         if not message:
             return False
         request = msgpack.unpackb(message)
-        connection, lifeline = descriptors
-        pid = os.fork()
-        if pid == 0:
-            self._become_worker(Assignment(**request["assignment"]), connection, lifeline)
-        os.close(connection)
-        os.close(lifeline)
+        try:
+            pid = self._fork(Assignment(**request["assignment"]), descriptors)
+        except OSError as error:
+            log.warning("! no worker: %s", error)
+            self._send({"failed": request["id"], "reason": error.strerror or str(error)})
+            return True
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         self._selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
         self._send({"spawned": request["id"], "pid": pid})
         return True
 
-    def _become_worker(self, assignment: Assignment, connection: int, lifeline: int) -> None:
+    def _fork(self, assignment: Assignment, descriptors: list[int]) -> int:
+        """The pid of a new worker. OSError where the machine has no process or no descriptors left for it."""
+        if len(descriptors) != 2:  # the kernel drops what does not fit (unix(7), SCM_RIGHTS)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(assignment, *descriptors)
+        return pid
+
+    def _become_worker(self, assignment: Assignment, connection: int, lifeline: int) -> NoReturn:
         """In the child: drop what is the zygote's, serve the session, and never return."""
         code = EXIT_FAULT
         try:
@@ -71,7 +86,7 @@ class Zygote:
             gc.enable()
             code = work(assignment, socket.socket(fileno=connection), lifeline)
         except BaseException:
-            logging.getLogger(__name__).exception("! the worker failed")
+            log.exception("! the worker failed")
         finally:
             sys.stderr.flush()
             os._exit(code)
@@ -82,7 +97,7 @@ class Zygote:
         _, status = os.waitpid(pid, 0)
         self._send({"exited": pid, "code": os.waitstatus_to_exitcode(status)})
 
-    def _send(self, message: dict[str, int]) -> None:
+    def _send(self, message: dict[str, int | str]) -> None:
         try:
             self._control.send(cast(bytes, msgpack.packb(message)))
         except OSError:
