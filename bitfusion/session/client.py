@@ -28,8 +28,12 @@ from bitfusion.wire.states import Role, State
 
 T = TypeVar("T")
 
-QUEUE_COUNT_MAX = 512
-"""Posted operations that may wait in the queue before the session calls itself full: about one socket write."""
+QUEUE_COUNT_MIN, QUEUE_COUNT_MAX = 2, 512
+"""Posted operations that may wait in the queue before the session calls itself full.
+
+After a call the worker is idle, so the first operations leave almost at once and it works while more are posted; then each batch may be twice as
+long as the one before, up to about one socket write.
+"""
 
 REQUEST_MAX = 2**32 - 1
 
@@ -88,6 +92,7 @@ class ClientSession:
         self._request = 0
         self._receiving = 0  # the request whose payload is on its way into the caller's memory
         self._credits = 0
+        self._queue_count_max = QUEUE_COUNT_MIN
         self._pack = codec.pack
 
     @property
@@ -105,7 +110,7 @@ class ClientSession:
     @property
     def full(self) -> bool:
         """Whether to wait for ROOM before posting more."""
-        return len(self._queue) >= QUEUE_COUNT_MAX
+        return len(self._queue) >= self._queue_count_max
 
     @property
     def queued(self) -> int:
@@ -141,6 +146,7 @@ class ClientSession:
         call = Call(self._request, opcode, into)
         self._calls[call.request] = call
         self._queue.append((call, stream, codec.pack(fields)))
+        self._queue_count_max = QUEUE_COUNT_MIN
         self.metrics.calls += 1
         return call
 
@@ -191,6 +197,7 @@ class ClientSession:
             parts.append(entry)
             size += len(entry)
         self._credits -= len(parts)
+        self._queue_count_max = min(2 * self._queue_count_max, QUEUE_COUNT_MAX)
         self.metrics.operations_posted += len(parts)
         return self._connection.send(Kind.POST, b"".join([codec.pack_array_header(len(parts)), *parts]))
 

@@ -222,6 +222,24 @@ def test_full_and_wake():
         client.post(Opcode.RELEASE, 0, 1)
 
 
+def test_the_first_operations_leave_almost_at_once_and_later_batches_grow():
+    client, server = opened()
+
+    def posted_until_full() -> int:
+        while not client.full:
+            client.post(Opcode.RELEASE, 0, 1)
+        count = client.queued
+        deliver(client.data_to_send(), server)
+        for batch in events(server):
+            deliver(server.executed(len(batch.operations)), client)
+        return count
+
+    assert [posted_until_full() for _ in range(3)] == [2, 4, 8]
+    client.call(Opcode.SYNCHRONIZE, 0, 1)
+    client.data_to_send()
+    assert posted_until_full() == 2  # after a call the worker has nothing to do
+
+
 @pytest.mark.parametrize(
     ("opcode", "kind", "request_number", "fields", "payload_size", "words"),
     [
