@@ -31,8 +31,8 @@ T = TypeVar("T")
 QUEUE_COUNT_MIN, QUEUE_COUNT_MAX = 2, 512
 """Posted operations that may wait in the queue before the session calls itself full.
 
-After a call the worker is idle, so the first operations leave almost at once and it works while more are posted; then each batch may be twice as
-long as the one before, up to about one socket write.
+After a call the worker is idle, so the first operations leave almost at once and it works while more are posted; then each batch
+may be twice as long as the one before, up to about one socket write.
 """
 
 REQUEST_MAX = 2**32 - 1
