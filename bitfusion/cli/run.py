@@ -100,8 +100,9 @@ def main(options: argparse.Namespace) -> int:
                 granted = _try_lease()
             if not options.quiet:
                 print(f"bitfusion: {granted}", file=sys.stderr)
-        told = {**os.environ, **settings, **place, **_hook(), "BITFUSION_REPORT": lines}
-        return program.run(command, {name: value for name, value in told.items() if value})
+        ours = {"BITFUSION_IN_PROCESS": "", **settings, **place, **_hook(), "BITFUSION_REPORT": lines}
+        others = {name: value for name, value in os.environ.items() if name not in ours}
+        return program.run(command, {**others, **{name: value for name, value in ours.items() if value}})
 
 
 def _check(options: argparse.Namespace, command: list[str]) -> None:
@@ -164,8 +165,9 @@ def _try_lease() -> str:
 
 
 def _hook() -> dict[str, str]:
-    """The import hook, before whatever is on PYTHONPATH."""
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != HOOK]
+    """The import hook, before whatever is on PYTHONPATH, where an empty part stands for the current directory."""
+    given = os.environ.get("PYTHONPATH")
+    paths = [path for path in given.split(os.pathsep) if path != HOOK] if given else []
     return {"PYTHONPATH": os.pathsep.join([HOOK, *paths]), "BITFUSION_HOOK": HOOK}
 
 
@@ -174,9 +176,9 @@ def _hook() -> dict[str, str]:
 
 @contextmanager
 def _gathered(report: Path | None) -> Iterator[str]:
-    """Where the program's sessions write their lines; at the end they become the report."""
+    """Where the program's sessions write their lines; at the end they become the report. Without one, a run around us may want them."""
     if report is None:
-        yield ""
+        yield os.environ.get("BITFUSION_REPORT", "")
         return
     with tempfile.TemporaryDirectory(prefix="bitfusion-") as place:
         lines, started = Path(place, "sessions"), time.perf_counter()

@@ -126,6 +126,17 @@ def test_what_the_program_is_told(null_appliance):
     assert "of Null device" in done.stderr
 
 
+def test_the_rest_of_its_environment_is_as_it_was(null_appliance):
+    show = python("import os, sys; print(dict(os.environ)); print(os.getcwd() in sys.path)")
+    outer = {"BITFUSION_IN_PROCESS": "1", "BITFUSION_REPORT": "/of/a/run/around/this"}
+    environment = {**os.environ, "EMPTY": "", "PYTHONPATH": "/mine" + os.pathsep, **outer}
+    done = run("-q", "--server", null_appliance.address, "--", *show, env=environment)
+    told, here = map(ast.literal_eval, done.stdout.splitlines())
+    assert told["EMPTY"] == ""
+    assert told["PYTHONPATH"].split(os.pathsep)[1:] == ["/mine", ""] and here
+    assert told["BITFUSION_REPORT"] == "/of/a/run/around/this" and "BITFUSION_IN_PROCESS" not in told
+
+
 @pytest.mark.parametrize(("text", "size"), [("64", 64 << 20), ("64MiB", 64 << 20), ("0.0625GiB", 64 << 20)])
 def test_memory_is_mib_or_has_a_unit(text, size, null_appliance):
     show = python("import os; print(os.environ['BITFUSION_MEMORY'])")
