@@ -46,24 +46,28 @@ class InOut(Hint):
 
 def on_device(client: Client, values: tuple[Any, ...], stream: Any) -> tuple[list[Any], list[CopyBack]]:
     """The arguments as a launch takes them, and what to copy back after it."""
-    ready: list[Any] = []
     back: list[CopyBack] = []
-    for value in values:
-        hint = value if isinstance(value, Hint) else InOut(value)
-        given = hint.value
-        if isinstance(given, np.ndarray | np.void):
-            array = _copied(client, given, hint, stream)
-            ready.append(array)
-            if hint.copied_back and _writable(given):
-                back.append((array, given))
-        elif is_cuda_array(given):
-            array = as_cuda_array(given)
-            check_session(client.core, array.client.core)
-            check_memory(array.allocation)
-            ready.append(array)
-        else:
-            ready.append(given)
-    return ready, back
+    return [_ready(client, value, stream, back) for value in values], back
+
+
+def _ready(client: Client, value: Any, stream: Any, back: list[CopyBack]) -> Any:
+    """One argument, or each item of a tuple; what is to be copied back is added to ``back``."""
+    hint = value if isinstance(value, Hint) else InOut(value)
+    given = hint.value
+    if isinstance(given, tuple):
+        items = (item if isinstance(item, Hint) else type(hint)(item) for item in given)
+        return tuple(_ready(client, item, stream, back) for item in items)
+    if isinstance(given, np.ndarray | np.void):
+        array = _copied(client, given, hint, stream)
+        if hint.copied_back and _writable(given):
+            back.append((array, given))
+        return array
+    if is_cuda_array(given):
+        array = as_cuda_array(given)
+        check_session(client.core, array.client.core)
+        check_memory(array.allocation)
+        return array
+    return given
 
 
 def copy_back(client: Client, back: list[CopyBack], stream: Any) -> None:

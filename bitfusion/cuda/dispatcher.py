@@ -180,7 +180,11 @@ class Dispatcher:
         with self._lock:
             if self.quick[0] is not client:
                 self.quick = (client, {})
-            found = self._declared(client, values, given) if self.declared else self.compile(Signature(none, *given))
+            found = (
+                self._declared(client, values, given)
+                if self.declared
+                else self._made_for(client, Signature(none, *given))
+            )
             if all(map(_known_by_class, values, given)):
                 self.quick[1][_key(values)] = found
             return found
@@ -193,13 +197,13 @@ class Dispatcher:
     def _declared(self, client: Client, values: list[Any], given: list[Type]) -> Specialization:
         """Among several signatures the exact one, else the first that the values can be converted to."""
         if len(self.declared) == 1:
-            return self.compile(self.declared[0])
+            return self._made_for(client, self.declared[0])
         for signature in self.declared:
             if list(signature.args) == given:
-                return self.compile(signature)
+                return self._made_for(client, signature)
         for signature in self.declared:
             try:
-                found = self.compile(signature)
+                found = self._made_for(client, signature)
                 found.pack(values)
             except KernelTypeError:
                 continue
@@ -215,9 +219,12 @@ class Dispatcher:
         """Compile for a signature, unless that has been done in this session. KernelError."""
         from bitfusion.cuda.declared import signature as as_signature
 
-        wanted, client = as_signature(signature), current.current()
         if self.device:
             raise UnsupportedError("a device function is compiled with the kernels that call it", feature="compile")
+        return self._made_for(current.current(), as_signature(signature))
+
+    def _made_for(self, client: Client, wanted: Signature) -> Specialization:
+        """The specialisation in this session, whichever another thread makes the current one meanwhile."""
         with self._lock:
             made = self._of(client)
             if wanted not in made:

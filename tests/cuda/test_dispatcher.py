@@ -160,6 +160,35 @@ def test_tuples_and_none():
         assert out.copy_to_host().tolist() == list(pair)
 
 
+@cuda.jit
+def add_tuple(arrays, out):
+    i = cuda.grid(1)
+    if i < out.size:
+        out[i] = arrays[0][i] + arrays[1][i]
+        arrays[1][i] = -1
+
+
+def test_arrays_in_tuples_are_arguments_like_others(virtual_appliance):
+    x, y, given = numbers(), numbers(), cuda.to_device(numbers())
+    out = cuda.device_array(100, np.float32)
+    add_tuple[1, 128]((x, y), out)
+    np.testing.assert_array_equal(out.copy_to_host(), 2 * x)
+    assert (y == -1).all()
+    y = numbers()
+    add_tuple[1, 128]((given, cuda.In(y)), out)
+    np.testing.assert_array_equal(out.copy_to_host(), 2 * x)
+    np.testing.assert_array_equal(y, x)
+    add_tuple[1, 128](cuda.In((x, y)), out)
+    np.testing.assert_array_equal(y, x)
+    with bitfusion.connect(virtual_appliance.address, memory="16MiB") as other:
+        foreign = other.to_device(numbers())
+        with pytest.raises(SessionClosedError, match="another session"):
+            add_tuple[1, 128]((foreign, given), out)
+    given.free()
+    with pytest.raises(InvalidAddressError, match="freed"):
+        add_tuple[1, 128]((out, given), out)
+
+
 def test_layouts_are_types():
     @cuda.jit
     def transpose(matrix, out):
@@ -414,6 +443,31 @@ def test_arrays_of_another_session(virtual_appliance):
         np.testing.assert_array_equal(mine.copy_to_host(), 2 * numbers())
     add[1, 128](x, x, x)
     np.testing.assert_array_equal(x.copy_to_host(), 2 * numbers())
+
+
+def test_another_session_becomes_the_current_one_in_the_middle_of_a_launch(client, virtual_appliance):
+    @cuda.jit
+    def negate(values):
+        values[cuda.grid(1)] *= -1
+
+    class Switching:
+        """Where another thread may come between."""
+
+        @property
+        def __bitfusion_argument__(self):
+            cuda.use(other)
+            return array.__bitfusion_argument__
+
+    array = cuda.to_device(numbers())
+    with bitfusion.connect(virtual_appliance.address, memory="16MiB") as other:
+        try:
+            negate[1, 100](Switching())
+            np.testing.assert_array_equal(array.copy_to_host(), -numbers())
+            negate[1, 100](cuda.to_device(numbers()))
+        finally:
+            cuda.use(client)
+    negate[1, 100](array)
+    np.testing.assert_array_equal(array.copy_to_host(), numbers())
 
 
 def test_threads_share_the_session():
