@@ -102,6 +102,12 @@ def test_a_plot_without_matplotlib_says_what_to_install(tmp_path, monkeypatch, c
     assert "pip install 'bitfusion[bench]'" in capsys.readouterr().err
 
 
+def test_training_without_a_compiler_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert main(["bench", "train"]) == ExitCode.USAGE
+    assert "pip install 'bitfusion[server]'" in capsys.readouterr().err
+
+
 def test_the_machine_is_described(figures):
     machine = figures["machine"]
     assert machine["device"] == "Null device"

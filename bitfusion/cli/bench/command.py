@@ -20,6 +20,8 @@ from bitfusion.errors import ConfigError
 
 Figures = dict[str, Any]  # what json.dumps takes
 
+COMPILER = ("numba", "llvmlite")
+
 
 def bench(
     parts: Sequence[str],
@@ -35,6 +37,10 @@ def bench(
         _check_writable(file)
     if plot_file is not None:
         _check_drawable(plot_file)
+    if "train" in parts and not all(map(find_spec, COMPILER)):
+        raise ConfigError(
+            "the floor of the training step runs here and needs the compiler: pip install 'bitfusion[server]'"
+        )
     target = target_of(server)
     figures = _measure(parts, None if target is None else str(target), devices, quick=quick)
     show(figures)

@@ -17,7 +17,7 @@ from bitfusion.cli.bench.ground import LEASE_SIZE, Ground
 from bitfusion.cli.bench.measure import interleave, spread
 from bitfusion.cli.bench.network import Network
 from bitfusion.client.client import Client
-from bitfusion.errors import ConfigError, DeviceError
+from bitfusion.errors import DeviceError
 from bitfusion.transport.blocking import BlockingTransport
 
 STEPS = 11
@@ -37,7 +37,7 @@ class Train:
 
 
 def measure(ground: Ground) -> Train:
-    """Both networks, a round each in turn. ConfigError where this machine has no compiler for the floor."""
+    """Both networks, a round each in turn."""
     rounds = 20 if ground.quick else 100
     with ground.client() as remote, _local(ground) as local, ground.progress.stage("training", rounds + 1) as advance:
         networks = [Network(remote), Network(local)]
@@ -63,12 +63,8 @@ def _round(network: Network) -> Callable[[], None]:
 
 def _local(ground: Ground) -> Client:
     """A session on a device of this process, of the kind that our own appliance has."""
-    try:
-        from bitfusion.daemon.inprocess import open_local
-    except ImportError as error:
-        raise ConfigError(
-            f"the floor of training needs the compiler here: pip install 'bitfusion[server]' ({error})"
-        ) from None
+    from bitfusion.daemon.inprocess import open_local  # brings the compiler
+
     spec = "auto" if ground.server else ground.devices
     transport = open_local(spec, memory=LEASE_SIZE, cache_dir=ground.state_dir / "local")
     return Client(cast(BlockingTransport, transport))
