@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -35,6 +36,9 @@ WORKER_STOP_TIMEOUT_S = 8.0
 
 STATUS_TIMEOUT_S = 1.0
 """How long after a worker's end its exit status may take to arrive from the zygote."""
+
+SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|KEY", re.IGNORECASE)
+"""In the name of a variable that workers never see: clients' kernels run there (docs/design/security.md)."""
 
 
 @dataclass(slots=True)
@@ -89,15 +93,9 @@ class Workers:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         cache = "" if self._cache_dir is None else str(self._cache_dir)
         command = [sys.executable, "-P", "-m", "bitfusion.worker.zygote", str(theirs.fileno()), self._log_level, cache]
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # no threads before a fork
-        package = str(
-            Path(__file__).resolve().parents[2]
-        )  # without -P, any random.py where we were started would be taken for Python's
-        if package not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), package]))
         with theirs:
             self._process = subprocess.Popen(
-                [*command, *self._kinds], pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL
+                [*command, *self._kinds], pass_fds=[theirs.fileno()], env=_environment(), stdin=subprocess.DEVNULL
             )
         ours.setblocking(False)
         return ours
@@ -107,20 +105,28 @@ class Workers:
         if self._control is None:
             self._restart_zygote()
             raise ConnectError("no worker can be started at the moment; try again")
+        try:
+            spawned = self._ask(self._control, assignment, connection)
+        except OSError as error:  # no descriptors left, or the zygote does not keep up
+            raise ConnectError(f"no worker could be started: {error.strerror or error}; try again") from None
+        return await spawned
+
+    def _ask(self, control: socket.socket, assignment: Assignment, connection: socket.socket) -> asyncio.Future[Worker]:
+        """Send the zygote a request; what it answers decides the future."""
         number = next(self._numbers)
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        spawned: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
-        self._spawning[number] = (spawned, ours)
         message = msgpack.packb({"id": number, "assignment": asdict(assignment)})
         assert len(message) <= MESSAGE_SIZE_MAX
-        try:
-            with theirs:
-                socket.send_fds(self._control, [message], [connection.fileno(), theirs.fileno()])
-            return await spawned
-        except OSError as error:
-            self._spawning.pop(number)[1].close()
-            raise ConnectError(f"no worker could be started: {error}; try again") from None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                ours.setblocking(False)
+                socket.send_fds(control, [message], [connection.fileno(), theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise
+        spawned: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        self._spawning[number] = (spawned, ours)
+        return spawned
 
     async def stop(self) -> None:
         """End every worker and the zygote; those that do not go in time are killed by their pid."""
@@ -137,8 +143,13 @@ class Workers:
         except TimeoutError:
             for worker in workers:
                 if not worker.ended.done():
-                    os.kill(worker.pid, signal.SIGKILL)
+                    with contextlib.suppress(
+                        ProcessLookupError
+                    ):  # it has gone, and with it the zygote that would say so
+                        os.kill(worker.pid, signal.SIGKILL)
         self._drop_zygote()
+        for number in list(self._spawning):
+            self._failed(number, ConnectError("the appliance is stopping"))
 
     def _drop_zygote(self) -> None:
         if self._control is not None:
@@ -177,6 +188,8 @@ class Workers:
 
     def _zygote_died(self) -> None:
         """Workers live on; a new zygote takes the place of the old one."""
+        if self._process is not None:
+            self._process.kill()  # of no use without its socket; nobody waits for it to end in its own way
         self._drop_zygote()
         was_ready = self._ready is not None and self._ready.done()
         error = ConnectError("the zygote died; its log has the reason")
@@ -197,8 +210,8 @@ class Workers:
         try:
             await self.start()
             log.info("the new zygote is ready")
-        except BitfusionError as error:
-            log.error("! no more sessions can be opened: %s", error)
+        except (BitfusionError, OSError) as error:
+            log.error("! no session can be opened until there is a zygote again; the next one asks for it: %s", error)
 
     def _spawned(self, number: int, pid: int) -> None:
         spawned, lifeline = self._spawning.pop(number)
@@ -229,4 +242,20 @@ class Workers:
         """A worker's end of its lifeline has closed: it is dead, or dying; its status comes from the zygote."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(worker.lifeline)
-        loop.call_later(STATUS_TIMEOUT_S, self._exited, worker.pid, None)
+        loop.call_later(STATUS_TIMEOUT_S, self._lost, worker)
+
+    def _lost(self, worker: Worker) -> None:
+        """Nobody has told its status; by now its pid may be another's."""
+        if self._workers.get(worker.pid) is worker:
+            self._exited(worker.pid, None)
+
+
+def _environment() -> dict[str, str]:
+    """The zygote's, and so every worker's: ours without secrets, and such that it finds this package and starts no threads."""
+    environment = {name: value for name, value in os.environ.items() if not SECRET.search(name)}
+    environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # no threads before a fork
+    # without -P, any random.py where we were started would be taken for Python's
+    package = str(Path(__file__).resolve().parents[2])
+    if package not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), package]))
+    return environment

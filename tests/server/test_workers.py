@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,28 @@ def test_without_descriptors_a_lease_is_refused_and_later_ones_are_not(appliance
     resource.prlimit(zygote, resource.RLIMIT_NOFILE, before)
     with connect(appliance.address) as client:  # all of the GPU: the refused lease has gone back
         assert client.echo(b"x") == b"x"
+
+
+def test_a_daemon_without_descriptors_refuses_with_the_reason(appliance):
+    before = resource.prlimit(appliance.pid, resource.RLIMIT_NOFILE)
+    taken = set(map(int, os.listdir(f"/proc/{appliance.pid}/fd")))
+    free = min(set(range(len(taken) + 1)) - taken)
+    resource.prlimit(
+        appliance.pid, resource.RLIMIT_NOFILE, (free + 1, before[1])
+    )  # enough to accept, not for a lifeline
+    with pytest.raises(ConnectError, match="no worker could be started: Too many open files; try again"):
+        connect(appliance.address)
+    resource.prlimit(appliance.pid, resource.RLIMIT_NOFILE, before)
+    with connect(appliance.address) as client:
+        assert client.echo(b"x") == b"x"
+
+
+def test_secrets_of_the_environment_do_not_reach_workers(tmp_path):
+    secrets = {"BITFUSION_TOKEN": "s3cret-1", "AWS_SECRET_ACCESS_KEY": "s3cret-2", "PGPASSWORD": "s3cret-3"}
+    environment = {**secrets, "CUDA_VISIBLE_DEVICES": "visible"}
+    with Appliance("null", tmp_path / "state", environment=environment) as appliance, connect(appliance.address):
+        seen = b"".join(Path(f"/proc/{pid}/environ").read_bytes() for pid in appliance.children())
+    assert b"CUDA_VISIBLE_DEVICES=visible" in seen and b"s3cret" not in seen
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "in-a-kernel"])
