@@ -30,6 +30,7 @@ from bitfusion.types import DeviceSpec
 from bitfusion.version import WIRE_VERSION
 from bitfusion.wire.connection import Connection
 from bitfusion.wire.states import Role, State
+from bitfusion.worker.confinement import confine
 from bitfusion.worker.executor import Executor
 from bitfusion.worker.kernels import Kernels
 from bitfusion.worker.memory import SessionMemory
@@ -76,6 +77,7 @@ async def _serve(assignment: Assignment, connection: socket.socket, lifeline: in
         connection.setblocking(True)
         connection.sendall(b"".join(session.fail(0, error)))
         return EXIT_DEVICE
+    confine(device.spec.kind)
     executor = Executor(device, memory, Kernels(_cache_dir(assignment, KERNELS)), session.metrics)
     service = Service(session, executor)
     watch = Watch(device, connection.fileno(), lifeline)
