@@ -18,6 +18,9 @@ from bitfusion.wire.operations import Field
 TEXT_SIZE_MAX = 256
 """Characters of a name in the hello: it is shown to others."""
 
+VERSION_COUNT_MAX = 16
+"""Wire versions in a hello: a refusal repeats them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hello:
@@ -61,8 +64,8 @@ def decode_hello(value: Field) -> Hello:
     """Check what a client sent; RemoteProtocolError names the field. Unknown fields are passed over (a newer client)."""
     fields = _map(value, "hello")
     versions = fields.get("versions")
-    if not isinstance(versions, tuple) or not all(type(item) is int for item in versions):
-        raise RemoteProtocolError("hello: versions must be a list of integers")
+    if not isinstance(versions, tuple) or len(versions) > VERSION_COUNT_MAX or set(map(type, versions)) != {int}:
+        raise RemoteProtocolError(f"hello: versions must be a list of 1 to {VERSION_COUNT_MAX} integers")
     fraction = fields.get("fraction")
     if fraction is not None and (not isinstance(fraction, int | float) or math.isnan(fraction)):
         raise RemoteProtocolError("hello: fraction must be a number")
@@ -74,12 +77,12 @@ def decode_hello(value: Field) -> Hello:
         memory=memory,
         fraction=None if fraction is None else float(fraction),
         token=None if fields.get("token") is None else _text(fields, "hello", "token", 4096),
-        user=_text(fields, "hello", "user"),
-        hostname=_text(fields, "hello", "hostname"),
-        program=_text(fields, "hello", "program"),
+        user=_shown(fields, "user"),
+        hostname=_shown(fields, "hostname"),
+        program=_shown(fields, "program"),
         pid=_integer(fields, "hello", "pid"),
         versions=tuple(int(item) for item in versions if isinstance(item, int)),
-        software=_text(fields, "hello", "software"),
+        software=_shown(fields, "software"),
     )
 
 
@@ -133,6 +136,11 @@ def _integer(fields: Mapping[str, Field], where: str, name: str) -> int:
     if type(value) is not int or not -(2**63) <= value < 2**64:
         raise RemoteProtocolError(f"{where}: {name} must be an integer")
     return value
+
+
+def _shown(fields: Mapping[str, Field], name: str) -> str:
+    """A name that goes into logs and listings: what could forge a line of one, or move a terminal's cursor, becomes "?"."""
+    return "".join(letter if letter.isprintable() else "?" for letter in _text(fields, "hello", name))
 
 
 def _text(fields: Mapping[str, Field], where: str, name: str, size_max: int = TEXT_SIZE_MAX) -> str:

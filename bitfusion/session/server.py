@@ -67,13 +67,11 @@ class ServerSession:
         event = self.connection.next_event()
         if event is None or isinstance(event, PayloadEnd):
             return event
-        match event.kind:
-            case Kind.POST if event.opcode == 0:
-                return self._batch(event)
-            case Kind.POST | Kind.CALL:
-                return self._request(event)
-            case _:
-                return None
+        if event.kind is Kind.CALL:
+            return self._request(event)
+        if event.kind is Kind.POST:
+            return self._request(event) if event.opcode else self._batch(event)
+        return None
 
     def hello(self) -> Hello | None:
         """The client's hello once it is complete. RemoteProtocolError if anything but one hello has come."""
@@ -107,12 +105,15 @@ class ServerSession:
             raise RemoteProtocolError(
                 f"{Opcode(frame.opcode).name} came as a {frame.kind.name} frame, request {frame.request}"
             )
-        if frame.opcode == Opcode.WRITE_PAYLOAD and not 0 < frame.payload_size <= limits.CHUNK_SIZE:
-            raise RemoteProtocolError(f"WRITE_PAYLOAD carries 1 to {limits.CHUNK_SIZE} bytes, not {frame.payload_size}")
-        if frame.opcode != Opcode.WRITE_PAYLOAD and (not called or frame.payload_size):
+        if called:
+            if frame.payload_size:
+                raise RemoteProtocolError(f"{Opcode(frame.opcode).name} carries no payload")
+        elif frame.opcode != Opcode.WRITE_PAYLOAD:
             raise RemoteProtocolError(f"{Opcode(frame.opcode).name} travels in a batch, without a payload")
+        elif not 0 < frame.payload_size <= limits.CHUNK_SIZE:
+            raise RemoteProtocolError(f"WRITE_PAYLOAD carries 1 to {limits.CHUNK_SIZE} bytes, not {frame.payload_size}")
         self.metrics.calls += called
-        return Request(frame.opcode, frame.stream, fields, frame.request, frame.payload_size)
+        return tuple.__new__(Request, (frame.opcode, frame.stream, fields, frame.request, frame.payload_size))
 
     def receive_into(self, target: memoryview) -> None:
         """Receive the payload of the last request into ``target``."""

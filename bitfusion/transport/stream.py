@@ -44,6 +44,7 @@ class StreamProtocol(asyncio.BufferedProtocol):
 
     def __init__(self, peer: Peer) -> None:
         self.paused = False
+        self._reading = True
         self._peer = peer
         self._transport: asyncio.Transport | None = None
 
@@ -78,12 +79,14 @@ class StreamProtocol(asyncio.BufferedProtocol):
 
     def pause_reading(self) -> None:
         """Stop receiving; what the kernel holds waits."""
-        if self._transport is not None and self._transport.is_reading():
+        if self._transport is not None and self._reading:
+            self._reading = False
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Receive again."""
-        if self._transport is not None and not self._transport.is_reading():
+        if self._transport is not None and not self._reading:
+            self._reading = True
             self._transport.resume_reading()
 
     def close(self) -> None:

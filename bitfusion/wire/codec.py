@@ -30,9 +30,13 @@ def pack_array_header(count: int) -> bytes:
     return cast(bytes, _packer.pack_array_header(count))
 
 
-def unpack(data: Buffer) -> Field:
-    """The value in ``data``; arrays become tuples. RemoteProtocolError if it is not exactly one value of the subset."""
+def unpack(data: Buffer, count_max: int = COUNT_MAX) -> Field:
+    """The value in ``data``; arrays become tuples. RemoteProtocolError if it is not exactly one value of the subset.
+
+    No array or map has more than ``count_max`` items: room for them is made when they are announced.
+    """
     size = len(data)
+    count_max = size if size < count_max else count_max
     try:
         value = msgpack.unpackb(
             data,
@@ -42,8 +46,8 @@ def unpack(data: Buffer) -> Field:
             ext_hook=_refuse_extension,
             max_str_len=size,
             max_bin_len=size,
-            max_array_len=min(size, COUNT_MAX),
-            max_map_len=min(size, COUNT_MAX),
+            max_array_len=count_max,
+            max_map_len=count_max,
             max_ext_len=0,
         )
     except (ValueError, msgpack.UnpackException, RecursionError, OverflowError) as error:

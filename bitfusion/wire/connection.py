@@ -22,6 +22,10 @@ from bitfusion.wire.states import Role, State
 READ_SIZE = 64 * 1024
 """The reused buffer: two full batches. What of a large payload arrives through it is copied once; at 4 MiB chunks, 2 %."""
 
+COUNTS_MAX = {Kind.HELLO: 1024, Kind.WELCOME: 1024}
+"""Items of one array or map in the metadata of these kinds; a device has some 150 attributes. The peer has not shown who it is, and every level
+of an array that only announces its items costs their room."""
+
 
 class PayloadEnd:
     """The event after a frame's payload has arrived in full."""
@@ -110,24 +114,22 @@ class Connection:
     def _take_header(self) -> bool:
         if self._end - self._start < HEADER_SIZE:
             return False
-        self._header = decode_header(self._buffer[self._start : self._end])
+        self._header = decode_header(self._buffer, self._start)
         self._start += HEADER_SIZE
         self.metrics.frames_rcvd += 1
         return True
 
     def _take_frame(self) -> Frame | None:
-        header = self._header
-        assert header is not None
-        metadata = self._take_metadata(header.metadata_size)
+        assert self._header is not None
+        kind, opcode, flags, stream, request, metadata_size, payload_size = self._header
+        metadata = self._take_metadata(metadata_size)
         if metadata is None:
             return None
         self._header = None
-        self.state = states.rcvd(self.state, self.peer, header.kind)
-        value = codec.unpack(metadata) if header.metadata_size else None
-        frame = Frame(
-            header.kind, header.opcode, header.flags, header.stream, header.request, value, header.payload_size
-        )
-        if header.payload_size:
+        self.state = states.rcvd(self.state, self.peer, kind)
+        value = codec.unpack(metadata, COUNTS_MAX.get(kind, codec.COUNT_MAX)) if metadata_size else None
+        frame: Frame = tuple.__new__(Frame, (kind, opcode, flags, stream, request, value, payload_size))
+        if payload_size:
             self._frame = frame
         return frame
 
@@ -191,15 +193,7 @@ class Connection:
         """The buffers of one frame, ``payload`` itself among them: it must not change until they are all sent."""
         self.state = states.sent(self.state, self.role, kind)
         size = payload.nbytes if payload is not None else 0
-        header = encode_header(
-            kind,
-            opcode=opcode,
-            flags=flags,
-            stream=stream,
-            request=request,
-            metadata_size=len(metadata),
-            payload_size=size,
-        )
+        header = encode_header(kind, opcode, flags, stream, request, len(metadata), size)
         self.metrics.frames_sent += 1
         self.metrics.bytes_sent += HEADER_SIZE + len(metadata) + size
         return [header + metadata] if payload is None else [header + metadata, payload]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from bitfusion import limits
@@ -178,3 +180,17 @@ def test_every_move_that_is_not_in_the_table_is_refused():
 
 def test_the_header_is_32_bytes():
     assert HEADER_SIZE == 32
+
+
+@pytest.mark.parametrize("kind", [Kind.HELLO, Kind.WELCOME])
+def test_a_first_frame_cannot_announce_more_items_than_it_may_have(kind):
+    """Nested arrays that announce thousands of items each and bring none would cost room for all of them, in the daemon."""
+    bomb = b"\xdc\x3a\x00" * 5000
+    role, state = (Role.SERVER, State.START) if kind is Kind.HELLO else (Role.CLIENT, State.GREETED)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RemoteProtocolError, match="not strict msgpack"):
+            feed(Connection(role, state=state), encode_header(kind, metadata_size=len(bomb)) + bomb, 4096)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
