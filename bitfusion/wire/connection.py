@@ -23,8 +23,8 @@ READ_SIZE = 64 * 1024
 """The reused buffer: two full batches. What of a large payload arrives through it is copied once; at 4 MiB chunks, 2 %."""
 
 COUNTS_MAX = {Kind.HELLO: 1024, Kind.WELCOME: 1024}
-"""Items of one array or map in the metadata of these kinds; a device has some 150 attributes. The peer has not shown who it is, and every level
-of an array that only announces its items costs their room."""
+"""Items of one array or map in the metadata of these kinds; a device has some 150 attributes. The peer has not shown who it is, and
+every level of an array that only announces its items costs their room."""
 
 
 class PayloadEnd:
