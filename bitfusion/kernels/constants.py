@@ -22,6 +22,9 @@ Plain: TypeAlias = None | bool | int | float | str | bytes | tuple["Plain", ...]
 ARRAY_SIZE_MAX = 64 * 1024
 """Bytes of a constant array: what a GPU has of constant memory (CUDA C++ Programming Guide, technical specifications)."""
 
+DIMENSIONS_MAX = 8
+"""Of a constant array. An empty one's other dimensions count too: NumPy multiplies them."""
+
 TEXT_SIZE_MAX = 1024
 """Characters of a string constant: something to print."""
 
@@ -129,7 +132,7 @@ def decode_constant(value: object, depth: int = 0) -> object:
 
 def _decode_array(tree: object, shape: list[object], order: Any, data: bytes) -> np.ndarray[Any, Any]:
     sizes = tuple(size for size in shape if type(size) is int and 0 <= size <= ARRAY_SIZE_MAX)
-    if len(sizes) != len(shape) or len(sizes) > 8:
+    if len(sizes) != len(shape) or len(sizes) > DIMENSIONS_MAX or math.prod(filter(None, sizes)) > ARRAY_SIZE_MAX:
         raise RemoteProtocolError("a constant array's shape is not a list of sizes")
     array = np.frombuffer(data, _dtype(tree, len(data), sizes)).reshape(sizes, order=order)
     array.flags.writeable = False

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 
 from bitfusion.kernels.program import Function
 
+LINE_COUNT_MAX = 4_000_000
+"""Lines of all files, 8 bytes each: as many as four files of the longest kind. Functions beyond are not quoted."""
+
 
 @contextmanager
 def listing(functions: Iterable[Function]) -> Iterator[Mapping[str, str]]:
@@ -36,10 +39,15 @@ def listing(functions: Iterable[Function]) -> Iterator[Mapping[str, str]]:
 def _lines(functions: Iterable[Function]) -> dict[str, list[str]]:
     """By file, its lines as far as they are known; the others are empty."""
     files: dict[str, list[str]] = {}
+    count = 0
     for function in functions:
         text = function.text.splitlines(keepends=True)
         lines = files.setdefault(function.file, [])
-        lines.extend(["\n"] * (function.line - 1 + len(text) - len(lines)))
+        missing = max(function.line - 1 + len(text) - len(lines), 0)
+        count += missing
+        if count > LINE_COUNT_MAX:
+            continue
+        lines.extend(["\n"] * missing)
         lines[function.line - 1 : function.line - 1 + len(text)] = text
     return files
 

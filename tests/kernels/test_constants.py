@@ -152,6 +152,7 @@ def test_tuples_in_tuples_end():
         ["array", "float32", [-1], "C", b"1234"],
         ["array", "float32", [1], "A", b"1234"],
         ["array", "float32", [1] * 9, "C", b"1234"],
+        ["array", "float32", [0, 65536, 65536, 65536, 65536], "C", b""],
         ["array", "float32", [True], "C", b"1234"],
         ["array", "uint8", [70000], "C", bytes(70000)],
         ["dtype", "none"],
