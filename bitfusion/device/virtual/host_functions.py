@@ -13,10 +13,15 @@ from typing import Any, Final
 from bitfusion.device.virtual.memory import DeviceMemory
 from bitfusion.device.virtual.printf import format_printf
 from bitfusion.errors import DeviceMemoryError
+from bitfusion.limits import MIB
 
 log = logging.getLogger(__name__)
 
 _LONG: Final = ctypes.c_int64
+
+
+PRINTED_SIZE_MAX: Final = 64 * MIB
+"""Characters that the kernels of one device may print: what they write lands in the appliance's log."""
 
 
 class HostFunctions:
@@ -25,6 +30,7 @@ class HostFunctions:
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory
         self._note = ""
+        self._printed = 0
         self._callbacks = {
             "printf": _callback(self._printf, 3),
             "assert": _callback(self._assert, 5),
@@ -42,12 +48,21 @@ class HostFunctions:
 
     def _printf(self, _block: int, template: int, arguments: int) -> int:
         """To the standard output of this process, as CUDA does; flushed, because a worker ends without cleaning up."""
+        if self._printed > PRINTED_SIZE_MAX:
+            return -1
         try:
             text = format_printf(self._memory.string(template), arguments, self._memory.string)
-        except (ValueError, OverflowError) as error:  # e.g. a %c beyond Unicode
-            log.warning("! a kernel's printf cannot be formatted: %s", error)
-            return -1
-        print(text, end="", flush=True)
+            print(text, end="", flush=True)
+        except (
+            ValueError,
+            OverflowError,
+            OSError,
+        ) as error:  # a %c beyond Unicode; a letter that the output cannot encode
+            text = f"! a kernel's printf cannot be formatted: {error}"
+            log.warning("%s", text)
+        self._printed += len(text)
+        if self._printed > PRINTED_SIZE_MAX:
+            log.warning("! kernels of this device have printed %d characters; what follows is dropped", self._printed)
         return 0
 
     def _assert(self, _block: int, message: int, file: int, line: int, function: int) -> int:

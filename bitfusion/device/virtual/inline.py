@@ -35,6 +35,9 @@ from bitfusion.errors import UnsupportedError
 STATEMENT_COUNT_MAX = 1 << 17
 """Statements of a kernel after expansion: calls that fan out could otherwise grow without bound."""
 
+DEPTH_MAX = 100
+"""Calls within calls that are expanded: Numba's are some levels deep, and each takes three of Python's frames here."""
+
 _REGISTER_OF_SIZE = {1: B16, 2: B16, 4: B32, 8: B64}
 _BYTE_TYPES = {"b8": ("u16", "u8"), "u8": ("u16", "u8"), "s8": ("s16", "s8")}
 
@@ -190,6 +193,11 @@ class _Inliner:
             raise UnsupportedError(
                 f"recursive function {callee.name} with a barrier, exit or trap inside is not supported",
                 feature="recursion",
+            )
+        if len(self.stack) > DEPTH_MAX:
+            raise UnsupportedError(
+                f"over {DEPTH_MAX} calls within calls around a barrier, exit or trap are not supported",
+                feature="inlining",
             )
         if callee.body is None:
             raise syntax_error(instruction.line, f"function {callee.name} has no body")

@@ -149,3 +149,11 @@ def test_mutilated_ptx_is_compiled_or_refused():
         else:
             outcomes[True] += 1
     assert min(outcomes.values()) > 20
+
+
+def test_calls_within_calls_around_a_barrier_end(gpu):
+    bodies = ["bar.sync 0;", *(f"call f{index};" for index in range(2000))]
+    functions = "".join(f".func f{index}() {{ {body} ret; }}\n" for index, body in enumerate(bodies))
+    with pytest.raises(UnsupportedError, match="calls within calls"):
+        gpu.load(f"{HEADER}{functions}.visible .entry kernel() {{ call f2000; ret; }}")
+    gpu.load(f"{HEADER}{functions}.visible .entry kernel() {{ call f60; ret; }}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import struct
+import sys
 
 import numpy as np
 import pytest
 from numba import cuda
 
+from bitfusion.device.virtual import host_functions
 from bitfusion.device.virtual.printf import format_printf
 from bitfusion.errors import KernelFaultError
 from tests.device.virtual.gpu import HEADER
@@ -64,6 +67,26 @@ def test_a_failed_assertion(gpu):
     assert caught.value.cuda_name == "CUDA_ERROR_ASSERT"
     assert caught.value.details["thread"] == "(5, 0, 0)"
     assert "a.cu:17: f: Assertion `x < 5` failed." in caught.value.message
+
+
+def test_what_kernels_print_has_an_end(gpu, capsys, caplog, monkeypatch):
+    monkeypatch.setattr(host_functions, "PRINTED_SIZE_MAX", 50)
+    for _ in range(3):
+        gpu.run(printer, 1, 32, np.arange(5, 69, dtype=np.int32))
+    assert capsys.readouterr().out == "".join(f"i = {i} x = {i + 5} 1.500000\n" for i in range(3))
+    assert "printed 63 characters; what follows is dropped" in caplog.text and len(caplog.records) == 1
+
+
+def test_letters_that_the_output_cannot_encode(gpu, caplog, monkeypatch):
+    with io.TextIOWrapper(io.BytesIO(), "ascii") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        gpu.run(snowman, 1, 1)
+        monkeypatch.undo()
+    assert "cannot be formatted" in caplog.text
+
+
+def snowman():
+    print("\N{SNOWMAN}")
 
 
 STRINGS = {1: "text", 2: "100%"}
