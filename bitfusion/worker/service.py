@@ -14,7 +14,7 @@ from bitfusion.errors import BitfusionError, DeviceError, KernelError
 from bitfusion.session.server import Batch, Request, ServerSession
 from bitfusion.transport.stream import StreamProtocol
 from bitfusion.wire.connection import PayloadEnd
-from bitfusion.wire.operations import Opcode
+from bitfusion.wire.operations import Field, Opcode
 from bitfusion.worker.executor import STREAM_WORK, Executor
 
 log = logging.getLogger(__name__)
@@ -94,9 +94,7 @@ class Service:
         session, executor = self.session, self._executor
         for operation in batch.operations:
             try:
-                if session.failures.pending is None or not (
-                    isinstance(operation, tuple) and operation[:1] and operation[0] in STREAM_WORK
-                ):
+                if session.failures.pending is None or not _is_stream_work(operation):
                     executor.post(operation)
             except (DeviceError, KernelError) as error:
                 session.failures.keep(error, executor.describe(operation))
@@ -179,6 +177,13 @@ class Service:
         if not self.session.ended:
             self.stream.send(self.session.fail(0, error))
         self.stream.close()
+
+
+def _is_stream_work(operation: Field) -> bool:
+    """Whether a failure skips it; nothing of it has been checked yet."""
+    return (
+        isinstance(operation, tuple) and bool(operation) and type(operation[0]) is int and operation[0] in STREAM_WORK
+    )
 
 
 def _with_more(pieces: Iterator[memoryview], size: int) -> Iterator[tuple[memoryview, bool]]:

@@ -153,6 +153,7 @@ def frame(kind: Kind, fields: object, **header: int) -> bytes:
         (frame(Kind.POST, [[4, 0, 1]]), "cannot be posted"),
         (frame(Kind.POST, [7]), "must be"),
         (frame(Kind.POST, [["x", 0]]), "cannot be posted"),
+        (frame(Kind.POST, [[Opcode.STREAM_DESTROY, 0, 0], [{}, 0]]), "cannot be posted"),  # after a failure
         (frame(Kind.POST, [[1, 0, -5, 5]]), "address must be"),
         (frame(Kind.POST, [[1, 0, 5, "five"]]), "size must be"),
         (frame(Kind.POST, [[]] * 1025), "over 1024"),
