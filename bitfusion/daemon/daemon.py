@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ def _bind_advice(error: OSError) -> str:
 
 
 def _prepare_cache(state_dir: Path | None) -> Path | None:
-    """The kernel cache under the state directory. ConfigError if a directory that was asked for cannot be written.
+    """The kernel cache under the state directory. ConfigError if a directory that was asked for cannot be written, or any by others.
 
     Without the default one, as in a container with a read-only home, everything works, only slower.
     """
@@ -166,11 +167,16 @@ def _prepare_cache(state_dir: Path | None) -> Path | None:
     try:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache_dir).close()
+        status = cache_dir.stat()
     except OSError as error:
         if state_dir is not None:
             raise ConfigError(f"--state-dir {state_dir} cannot be written: {error.strerror or error}") from None
         print(f"bitfusion: no kernel cache: {error}", file=sys.stderr)
         return None
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"others can write to {cache_dir}, from which workers load machine code: remove it, or make it yours alone"
+        )
     return cache_dir
 
 

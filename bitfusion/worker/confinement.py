@@ -39,7 +39,6 @@ def confine(device_kind: str) -> None:
     A worker of a CUDA device keeps its memory limit and its right to gain privileges: the driver maps what it likes, and may run
     ``nvidia-modprobe``, and a kernel there runs on the GPU and not in this process.
     """
-    os.umask(0o077)
     _lower(resource.RLIMIT_CORE, CORE_SIZE)
     _volunteer()
     if device_kind != "cuda":

@@ -119,6 +119,7 @@ def warm(kinds: list[str], cache_dir: Path | None) -> None:
 def main() -> None:
     """``python -m bitfusion.worker.zygote FD LEVEL CACHE KIND...``, started by the daemon; CACHE may be empty."""
     descriptor, level, cache, *kinds = sys.argv[1:]
+    os.umask(0o077)  # what workers keep in the caches is their user's alone
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the daemon, which ends us in order
     logging.basicConfig(level=level, format="%(asctime)s %(process)d %(name)s %(message)s")
     warm(kinds, Path(cache) / OBJECTS if cache else None)

@@ -62,6 +62,24 @@ def test_what_cannot_work_is_refused_at_once_with_what_to_do(tmp_path, options, 
     assert words in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_cache_that_others_can_write_to_is_refused(tmp_path, mode):
+    """Workers load machine code from it."""
+    cache = tmp_path / "state" / "cache"
+    cache.mkdir(parents=True)
+    cache.chmod(mode)
+    result = serve("--state-dir", "state", directory=tmp_path)
+    assert result.returncode == ExitCode.USAGE
+    assert "others can write to" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_what_an_appliance_writes_is_its_users_alone(tmp_path):
+    with Appliance("virtual:1x64MiB", tmp_path / "state") as appliance, bitfusion.connect(appliance.address) as client:
+        client.load_module(b".version 8.0\n.target sm_80\n.address_size 64\n.visible .entry k() { ret; }").function("k")
+        kept = [path for path in (tmp_path / "state" / "cache").rglob("*") if path.stat().st_mode & 0o077]
+        assert not kept
+
+
 def test_a_port_that_is_taken(null_appliance, tmp_path):
     result = serve("--state-dir", "state", "--port", str(null_appliance.port), directory=tmp_path)
     assert result.returncode == ExitCode.BIND
