@@ -288,6 +288,8 @@ def test_a_malformed_batch_is_the_clients_breach(metadata):
         {"token": 3},
         {"versions": 1},
         {"versions": ["a"]},
+        {"versions": []},
+        {"versions": [1] * 17},
         {"pid": 2**70},
     ],
 )
@@ -295,6 +297,13 @@ def test_a_hello_is_checked_field_by_field(changes):
     plain = encode_hello(Hello()) | changes
     with pytest.raises(RemoteProtocolError, match=next(iter(changes))):
         decode_hello({key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})
+
+
+def test_names_in_a_hello_cannot_forge_lines_of_a_log():
+    changes = {"user": "eve\n! all is lost", "hostname": "\x1b[2J", "program": "säge.py", "software": "1\u202e"}
+    hello = decode_hello({**encode_hello(Hello()), **changes})
+    assert (hello.user, hello.hostname, hello.program) == ("eve?! all is lost", "?[2J", "säge.py")
+    assert hello.software == "1?"
 
 
 def test_newer_peers_may_say_more():
