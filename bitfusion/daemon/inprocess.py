@@ -6,6 +6,7 @@ executor, the same kernels, but no frames, no sockets and no second process: ``C
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,11 +35,15 @@ T = TypeVar("T")
 
 
 class LocalSession(ClientSession):
-    """Executes at once what it is asked for, so nothing is ever queued or outstanding; a posted failure waits for the next call."""
+    """Executes at once what it is asked for, so nothing is ever queued or outstanding; a posted failure waits for the next call.
+
+    ``turn`` is held while something is executed: threads post without the client's lock, and the device serves one at a time.
+    """
 
     def __init__(self, device: Device, memory_limit: int, cache_dir: Path | None) -> None:
         super().__init__()
         self.device = device
+        self.turn = threading.RLock()
         size = max(memory_limit * RANGE_FACTOR, limits.GIB)
         memory = SessionMemory(device, device.reserve(size), size, memory_limit)
         self._welcome = Welcome("in-process", WIRE_VERSION, device.info, memory.base, size, memory_limit)
@@ -47,6 +52,10 @@ class LocalSession(ClientSession):
 
     def post(self, opcode: int, stream: int, *fields: object) -> None:
         """Execute a posted operation."""
+        with self.turn:
+            self._post(opcode, stream, fields)
+
+    def _post(self, opcode: int, stream: int, fields: tuple[object, ...]) -> None:
         if self.error is not None:
             raise self.error
         self.metrics.operations_posted += 1
@@ -63,10 +72,14 @@ class LocalSession(ClientSession):
 
     def post_payload(self, opcode: int, stream: int, *fields: object, payload: memoryview) -> None:
         """Copy ``payload`` to the device, as receiving it would."""
-        if self.error is not None:
-            raise self.error
         (address,) = fields
         assert isinstance(address, int)
+        with self.turn:
+            self._write(stream, address, payload)
+
+    def _write(self, stream: int, address: int, payload: memoryview) -> None:
+        if self.error is not None:
+            raise self.error
         if self._failures.pending is not None:
             return
         started = time.perf_counter_ns()
@@ -79,6 +92,10 @@ class LocalSession(ClientSession):
 
     def call(self, opcode: int, stream: int, *fields: object, into: memoryview | None = None) -> Call:
         """Execute a call; it is done when this returns."""
+        with self.turn:
+            return self._call(opcode, stream, fields, into)
+
+    def _call(self, opcode: int, stream: int, fields: tuple[object, ...], into: memoryview | None) -> Call:
         if self.error is not None:
             raise self.error
         self.metrics.calls += 1
@@ -128,17 +145,19 @@ class LocalTransport:
             return value
 
     def close(self) -> None:
-        """Close the device. Safe to call again."""
-        if self.session.error is None:
-            self.session.end(SessionClosedError("the session is closed; open it again"))
-            self.session.device.close()
+        """Close the device, once no thread is using it. Safe to call again."""
+        with self.session.turn:
+            if self.session.error is None:
+                self.session.end(SessionClosedError("the session is closed; open it again"))
+                self.session.device.close()
 
     def cut(self) -> None:
         """From a thread that cannot wait for another to leave ``run``: stop what the device is doing."""
         self.session.device.abort()
 
     def forget(self) -> None:
-        """In a forked child: the device is the parent's, and its threads are not here."""
+        """In a forked child: the device is the parent's, and its threads are not here, not even to end their turn."""
+        self.session.turn = threading.RLock()
         self.session.end(SessionClosedError("the session belongs to the parent process; open one in the child"))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import numpy as np
 import pytest
 
+from bitfusion import cuda
 from bitfusion.client.client import Client
 from bitfusion.daemon.inprocess import open_local
 from bitfusion.errors import (
@@ -103,6 +105,33 @@ def test_two_at_once_do_not_see_each_other():
         assert (one.copy_to_host().sum(), other.copy_to_host().sum()) == (1000, 2000)
         with pytest.raises(SessionClosedError, match="another session"):
             one.copy_to_device(other)
+
+
+@cuda.jit
+def fill(out, value):
+    i = cuda.grid(1)
+    for _ in range(200):
+        out[i] = value + 0 * out[i]
+
+
+def test_threads_take_turns(client):
+    wrong = []
+
+    def work(number):
+        for value in range(number, 4000, 20):
+            fill[64, 64](arrays[number], value)
+            if not (arrays[number].copy_to_host() == value).all():
+                wrong.append(value)
+
+    with cuda.use(client):
+        arrays = [client.to_device(np.zeros(64 * 64, int)) for _ in range(4)]
+        fill[64, 64](arrays[0], 0)
+        threads = [threading.Thread(target=work, args=[number]) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not wrong
 
 
 def test_closed_it_says_so(client):
