@@ -5,6 +5,7 @@ Copies have somewhere to land (one staging buffer, reused) and read back as what
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +17,14 @@ from bitfusion.types import Buffer, DeviceInfo, DeviceSpec, Dim3, FunctionInfo
 BASE = 0x2000_0000_0000
 """The range of addresses; nothing is ever mapped there."""
 
-ARGUMENTS_SIZE = 8
-"""What its functions claim to take: one pointer."""
+PARAMETERS_UNKNOWN = ((0, 8),)
+"""What a function takes of which no text says it: one pointer."""
+
+ENTRY = r"\.entry\s+{name}(?![\w$])\s*(?:\(([^)]*)\))?"
+PARAMETER = re.compile(
+    r"\.param\s+(?:\.align\s+([1-9]\d{0,2})\s+)?\.[a-z]+(8|16|32|64|128)\b[^,\[]*(?:\[\s*(\d{1,9})\s*\])?"
+)
+"""``.param .u64 name`` or ``.param .align 8 .b8 name[72]`` (PTX ISA, Kernel Function Parameters)."""
 
 
 class NullStream:
@@ -40,11 +47,27 @@ class NullFunction:
 
 
 class NullModule:
-    """An image nobody looked at: it has every function."""
+    """An image of which nothing is read but what its kernels take; it has every function."""
+
+    def __init__(self, image: bytes) -> None:
+        self._text = image.decode("latin-1")
 
     def function(self, name: str) -> NullFunction:
-        """A kernel of this name with one 8-byte parameter."""
-        return NullFunction(FunctionInfo(name, ARGUMENTS_SIZE, ((0, ARGUMENTS_SIZE),), 0, 0, 0, 0, 1024))
+        """A kernel of this name, with the parameters that PTX text gives it, else one of 8 bytes."""
+        entry = re.search(ENTRY.format(name=re.escape(name)), self._text)
+        parameters = PARAMETERS_UNKNOWN if entry is None else tuple(_parameters(entry[1] or ""))
+        size = sum(parameters[-1]) if parameters else 0
+        return NullFunction(FunctionInfo(name, size, parameters, 0, 0, 0, 0, 1024))
+
+
+def _parameters(text: str) -> Iterator[tuple[int, int]]:
+    """(offset, size) of each parameter, at its own alignment or the one given."""
+    end = 0
+    for alignment, bits, count in PARAMETER.findall(text):
+        item = int(bits) // 8
+        start = end + -end % int(alignment or item)
+        end = start + item * int(count or 1)
+        yield start, end - start
 
 
 class NullDevice:
@@ -98,7 +121,7 @@ class NullDevice:
         pass
 
     def load(self, image: bytes) -> NullModule:
-        return NullModule()
+        return NullModule(image)
 
     def launch(
         self, stream: NullStream, function: NullFunction, grid: Dim3, block: Dim3, shared_size: int, arguments: bytes

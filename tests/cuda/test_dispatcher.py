@@ -470,6 +470,16 @@ def test_another_session_becomes_the_current_one_in_the_middle_of_a_launch(clien
     np.testing.assert_array_equal(array.copy_to_host(), numbers())
 
 
+def test_the_null_device_takes_any_kernel(null_appliance):
+    with bitfusion.connect(null_appliance.address, memory="16MiB") as client, cuda.use(client):
+        x = cuda.to_device(numbers())
+        for _ in range(3):
+            add[1, 128](x, x, x)
+            store[1, 128](x, 1.5)
+        cuda.synchronize()
+        assert client.worker_metrics()["launches"] == 6
+
+
 def test_threads_share_the_session():
     results = {}
 

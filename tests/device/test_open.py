@@ -56,6 +56,33 @@ def test_warm_imports_nothing_of_another_kind():
     warm("null", None)
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("several", ((0, 8), (8, 72), (80, 1), (88, 8), (96, 8), (112, 3))),
+        ("sev", ((0, 4),)),
+        ("none", ()),
+        ("nothing", ()),
+        ("garbled", ()),
+        ("missing", ((0, 8),)),
+    ],
+)
+def test_kernels_of_the_null_device_take_what_their_text_says(name, parameters):
+    image = b"""
+        .visible .entry several(
+            .param .u64 several_param_0, .param .align 8 .b8 several_param_1[72], .param .u8 small,
+            .param .f64 real, .param .u64 .ptr .global .align 4 pointer, .param .align 16 .b8 odd[3]
+        )
+        .maxntid 32 { ret; }
+        .entry sev(.param .b32 x) { ret; }
+        .entry none() { ret; }
+        .entry nothing { ret; }
+        .entry garbled(.param .align 0 .b8 x, .param .b0 y, .param .pred z) { ret; }
+        """
+    info = NullDevice(spec("null")).load(image).function(name).info
+    assert (info.parameters, info.arguments_size) == (parameters, sum(parameters[-1]) if parameters else 0)
+
+
 def test_the_null_device_answers_and_does_nothing():
     device = NullDevice(spec("null"))
     stream = device.stream_create()
