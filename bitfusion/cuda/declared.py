@@ -1,17 +1,13 @@
-"""Types and signatures as programs write them: text, this package's types, NumPy's dtypes, and Numba's own type objects.
-
-Numba's are read by their attributes, so Numba is not imported here; where the program has none of it they never come.
-"""
+"""Types and signatures as programs write them: text, this package's types, NumPy's dtypes, and Numba's own type objects."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
 from bitfusion.errors import KernelTypeError
+from bitfusion.kernels.foreign import foreign_type, is_foreign
 from bitfusion.kernels.signatures import parse_signature, parse_type
-from bitfusion.kernels.types import SCALARS, Array, NestedArray, Record, Signature, Tuple, Type, from_dtype, none
+from bitfusion.kernels.types import Signature, Type, from_dtype, none
 
 
 def is_signature(value: object) -> bool:
@@ -41,32 +37,12 @@ def as_type(value: object) -> Type:
         return parse_type(value)
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return from_dtype(value)
-    if type(value).__module__.startswith("numba."):
-        return _foreign_type(value)
+    if is_foreign(value):
+        return foreign_type(value)
     raise KernelTypeError(
         f"{value!r} is not a type; write for instance float32, float32[:, ::1] or their names as text"
     )
 
 
 def _is_foreign_signature(value: object) -> bool:
-    return type(value).__module__.startswith("numba.") and hasattr(value, "return_type") and hasattr(value, "args")
-
-
-def _foreign_type(value: object) -> Type:
-    """A type object of Numba: scalars by name, containers by their parts (numba.core.types, class names as of 0.68)."""
-    word, text = type(value).__name__, str(value)
-    if text in SCALARS:
-        return SCALARS[text]
-    if word == "Array":
-        return Array(as_type(value.dtype), value.ndim, value.layout)  # type: ignore[attr-defined]
-    if word in ("UniTuple", "Tuple") and isinstance(elements := getattr(value, "types", None), Sequence):
-        return Tuple([as_type(element) for element in elements])
-    if word == "Record":
-        fields = value.fields.items()  # type: ignore[attr-defined]
-        parts = tuple((name, as_type(field.type), field.offset) for name, field in fields)
-        return Record(parts, value.size, value.aligned)  # type: ignore[attr-defined]
-    if word == "NestedArray":
-        return NestedArray(as_type(value.dtype), tuple(value.shape))  # type: ignore[attr-defined]
-    raise KernelTypeError(
-        f"a kernel cannot take Numba's {text}: it takes numbers, booleans, arrays, records and tuples"
-    )
+    return is_foreign(value) and hasattr(value, "return_type") and hasattr(value, "args")

@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from bitfusion.errors import KernelTypeError, RemoteProtocolError
+from bitfusion.kernels.foreign import foreign_type, is_foreign
 from bitfusion.kernels.signatures import decode, encode
-from bitfusion.kernels.types import SCALARS, Array, Record, Scalar, Type, from_dtype
+from bitfusion.kernels.types import Record, Scalar, Type, from_dtype
 
 Plain: TypeAlias = None | bool | int | float | str | bytes | tuple["Plain", ...]
 
@@ -62,9 +63,8 @@ def encode_constant(value: object, depth: int = 0) -> Plain:
             return ("type", _tree(value))
         case int() | tuple():
             raise KernelTypeError(f"the {type(value).__qualname__} is too large to travel as a constant")
-    kind = _foreign_type(value)
-    if kind is not None:
-        return ("type", _tree(kind))
+    if is_foreign(value):
+        return ("type", _tree(foreign_type(value)))
     raise KernelTypeError(f"a {type(value).__qualname__} cannot travel as a constant")
 
 
@@ -95,15 +95,6 @@ def _encode_array(value: np.ndarray[Any, Any]) -> Plain:
         order,
         value.tobytes(order="F" if order == "F" else "C"),
     )
-
-
-def _foreign_type(value: Any) -> Type | None:
-    """A type object of Numba itself, where the client has it: a scalar by its text, an array by its parts."""
-    if not type(value).__module__.startswith("numba."):
-        return None
-    if type(value).__name__ == "Array" and str(value.dtype) in SCALARS:
-        return Array(SCALARS[str(value.dtype)], value.ndim, value.layout)
-    return SCALARS.get(str(value))
 
 
 def decode_constant(value: object, depth: int = 0) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+import numba
 import numpy as np
 import pytest
 from numba import types as numba_types
@@ -87,6 +88,20 @@ def test_names_for_the_same_value():
     assert encode_constant(numba_types.void) == ("type", "none")
     assert encode_constant(numba_types.float32) == ("type", "float32")
     assert encode_constant(numba_types.float32[:, ::1]) == ("type", ("array", "float32", 2, "C"))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        (numba_types.float32[:], types.float32[:]),
+        (numba.from_dtype(POINT), types.from_dtype(POINT)),
+        (numba.from_dtype(POINT)[:, :], types.from_dtype(POINT)[:, :]),
+        (numba_types.UniTuple(numba_types.int8, 2), types.Tuple([types.int8, types.int8])),
+    ],
+    ids=str,
+)
+def test_numbas_types_are_ours(theirs, ours):
+    assert there_and_back(theirs) is ours
 
 
 @pytest.mark.parametrize(
