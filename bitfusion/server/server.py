@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import secrets
 import signal
@@ -44,6 +45,12 @@ GREETING_COUNT_MAX = 256
 GOODBYE_TIMEOUT_S = 1.0
 """How long a stop waits for a worker's end before its client is told: two must not write to one connection. It takes milliseconds."""
 
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What stands in the way of every connection, not only of the next."""
+
+ACCEPT_RETRY_DELAY_S = 1.0
+"""As asyncio's own servers do (ACCEPT_RETRY_DELAY): there is no event for descriptors that come free."""
+
 STOPPED = "the appliance was stopped; the session's memory and kernels are gone, connect again once it is back"
 
 
@@ -64,11 +71,10 @@ class Server:
                 try:
                     connection, _ = await loop.sock_accept(listener)
                 except OSError as error:
-                    log.error("! cannot accept connections: %s; waiting for descriptors to come free", error)
-                    await asyncio.sleep(
-                        1.0
-                    )  # as asyncio's own servers do (ACCEPT_RETRY_DELAY): there is no event for this
-                    continue
+                    if error.errno in EXHAUSTED:
+                        log.error("! cannot accept connections: %s; waiting for descriptors to come free", error)
+                        await asyncio.sleep(ACCEPT_RETRY_DELAY_S)
+                    continue  # anything else is one connection's that broke while it waited (accept(2))
                 group.create_task(self._connected(connection))
 
     async def _connected(self, connection: socket.socket) -> None:
