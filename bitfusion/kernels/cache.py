@@ -37,7 +37,7 @@ HEADER_SIZE = len(MAGIC) + 32
 SUFFIX = ".ptx"
 TEMPORARY = ".new"
 
-COMPILERS = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
+COMPILERS = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvrtc")
 """Distributions that decide what comes out."""
 
 ENTRY_SIZE_MAX = 64 * MIB
