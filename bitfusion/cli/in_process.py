@@ -10,14 +10,13 @@ import os
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from bitfusion.client.client import Client
 from bitfusion.client.settings import from_environment
 from bitfusion.cuda import current, hooked
 from bitfusion.daemon.daemon import state_dir_default
 from bitfusion.daemon.inprocess import open_local
-from bitfusion.transport.blocking import BlockingTransport
 
 
 class Facade(ModuleType):
@@ -47,7 +46,7 @@ def open_client() -> Client:
     settings, place = from_environment(), os.environ.get("BITFUSION_STATE_DIR")
     cache_dir = (Path(place) if place else state_dir_default()) / "cache"
     transport = open_local(memory=settings.memory, fraction=settings.fraction, cache_dir=cache_dir)
-    return Client(cast(BlockingTransport, transport))
+    return Client(transport)
 
 
 current.opener = open_client

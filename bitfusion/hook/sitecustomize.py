@@ -78,7 +78,10 @@ def replacement(name: str) -> "ModuleType":
 
 
 def selective_import(real: "Callable[..., ModuleType]") -> "Callable[..., ModuleType]":
-    """An ``__import__`` that gives the program our ``numba.cuda``, and Numba and bitfusion themselves the real one."""
+    """An ``__import__`` that gives the program our ``numba.cuda``, and Numba and bitfusion themselves the real one.
+
+    Before the program gets ``numba`` or ``bitfusion``, it is settled that sessions are opened in this process.
+    """
 
     def import_(
         name: str,
@@ -87,12 +90,14 @@ def selective_import(real: "Callable[..., ModuleType]") -> "Callable[..., Module
         fromlist: "Sequence[str] | None" = (),
         level: int = 0,
     ) -> "ModuleType":
-        if level == 0 and name.partition(".")[0] == "numba":
+        package = name.partition(".")[0]
+        if level == 0 and package in ("numba", "bitfusion"):
             importer = str((globals or {}).get("__name__"))
             if importer.partition(".")[0] not in REAL_NUMBA_FOR:
-                from bitfusion.cli import in_process
-
-                return in_process.module(name, bool(fromlist))
+                in_process = real("bitfusion.cli.in_process", None, None, ("module",))
+                if package == "numba":
+                    found: ModuleType = in_process.module(name, bool(fromlist))
+                    return found
         return real(name, globals, locals, fromlist, level)
 
     return import_

@@ -330,6 +330,16 @@ print(cuda.current_context().get_memory_info().total >> 20)
     assert list((tmp_path / "state").rglob("*.ptx"))
 
 
+def test_in_process_for_a_program_of_ours(programs, tmp_path):
+    programs.options = ["-q", "--in-process", "-p", "0.25", "--state-dir", str(tmp_path / "state")]
+    text = """
+from bitfusion import cuda
+from bitfusion.cuda import current
+print(current.current().session_id)
+"""
+    assert programs.run(text) == "in-process\n"
+
+
 # however it ends
 
 WORKS = ADD + "import time\ncuda.synchronize()\nprint('working', flush=True)\ntime.sleep(60)\n"
