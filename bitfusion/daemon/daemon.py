@@ -62,8 +62,8 @@ def run(settings: Settings) -> None:
     _check_exposure(settings)
     devices = discover(settings.devices)
     cache_dir = _prepare_cache(settings.state_dir)
-    _prepare_ready_file(settings.ready_file)
     with _listen(settings) as listener:
+        _prepare_ready_file(settings.ready_file)  # not before: it may be that of the appliance which has the port
         uvloop.run(Daemon(settings, devices, listener, cache_dir).run())
 
 

@@ -81,9 +81,12 @@ def test_what_an_appliance_writes_is_its_users_alone(tmp_path):
 
 
 def test_a_port_that_is_taken(null_appliance, tmp_path):
-    result = serve("--state-dir", "state", "--port", str(null_appliance.port), directory=tmp_path)
+    (tmp_path / "ready.json").write_text("of the appliance that has the port")
+    options = ["--state-dir", "state", "--ready-file", "ready.json", "--port", str(null_appliance.port)]
+    result = serve(*options, directory=tmp_path)
     assert result.returncode == ExitCode.BIND
     assert "another --port" in result.stderr and "Traceback" not in result.stderr
+    assert (tmp_path / "ready.json").exists()
 
 
 def start(*options: str, directory: Path, **environment: str) -> subprocess.Popen[str]:
