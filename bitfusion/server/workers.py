@@ -71,11 +71,6 @@ class Workers:
         self._restart: asyncio.Task[None] | None = None
         self._closing = False
 
-    @property
-    def zygote_pid(self) -> int | None:
-        """The zygote's process id while there is one."""
-        return self._process.pid if self._process is not None else None
-
     async def start(self) -> None:
         """Start the zygote and wait until it is warm; ConnectError if it does not come up."""
         ours = self._launch()

@@ -28,10 +28,6 @@ class Value:
     def bits(self) -> int:
         return BITS_OF_LLVM[self.type]
 
-    @property
-    def is_float(self) -> bool:
-        return self.type in ("float", "double", "half", "<2 x half>")
-
 
 TRUE = Value("i1", "true")
 FALSE = Value("i1", "false")

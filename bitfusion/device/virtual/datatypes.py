@@ -57,15 +57,12 @@ def _types() -> dict[str, Type]:
 TYPES: Final[Mapping[str, Type]] = _types()
 
 PRED: Final = TYPES["pred"]
-B8: Final = TYPES["b8"]
 B16: Final = TYPES["b16"]
 B32: Final = TYPES["b32"]
 B64: Final = TYPES["b64"]
 U32: Final = TYPES["u32"]
 S32: Final = TYPES["s32"]
-F16: Final = TYPES["f16"]
 F32: Final = TYPES["f32"]
-F64: Final = TYPES["f64"]
 
 BITS_OF_LLVM: Final[Mapping[str, int]] = {
     "i1": 1,

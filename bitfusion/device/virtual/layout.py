@@ -162,8 +162,6 @@ PARAMETERS_SIZE: Final = 4096
 test.
 """
 
-BLOCK_ALIGNMENT: Final = 64
-
 RUNTIME_FUNCTIONS: Final[Mapping[str, str]] = {
     "ptx_fault": "declare i64 @ptx_fault(i64, i64, i64, i64, i64, i64, i64)",
     "ptx_badaddr": "declare i64 @ptx_badaddr(i64, i64, i64, i64, i64, i64, i64, i64, i64)",
