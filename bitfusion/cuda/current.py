@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Callable
 
@@ -45,8 +46,16 @@ def _open() -> Client:
             client = opener()
             place = os.environ.get("BITFUSION_REPORT")
             _opened.append((client, Report(client, place) if place else None))
-            atexit.register(_close_opened)  # after the client's own, so it runs before it
+            _close_at_end()
         return client
+
+
+def _close_at_end() -> None:
+    """At the end of the program; a forked child of multiprocessing runs its own exit functions, in older Pythons no others."""
+    atexit.register(_close_opened)  # after the client's own, so it runs before it
+    multiprocessing = sys.modules.get("multiprocessing.util")
+    if multiprocessing is not None:
+        multiprocessing.Finalize(None, _close_opened, exitpriority=0)
 
 
 class use:  # noqa: N801 (a function to those who call it)
@@ -59,6 +68,7 @@ class use:  # noqa: N801 (a function to those who call it)
         global client
         with _lock:
             self._before, client = client, chosen
+            self._opened_here = _is_opened_here(self._before)
 
     def __enter__(self) -> Client | None:
         return client
@@ -66,7 +76,12 @@ class use:  # noqa: N801 (a function to those who call it)
     def __exit__(self, *exc_info: object) -> None:
         global client
         with _lock:
-            client = self._before
+            ended = self._opened_here and not _is_opened_here(self._before)  # by ``close``, in the block
+            client = None if ended else self._before
+
+
+def _is_opened_here(some: Client | None) -> bool:
+    return any(some is opened for opened, _ in _opened)
 
 
 def close() -> None:

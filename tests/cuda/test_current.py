@@ -52,6 +52,15 @@ def test_close_ends_it_and_the_next_use_opens_another(environment):
     assert cuda.device_array(3).client is not first.client
 
 
+def test_close_where_another_session_is_in_use(environment, virtual_appliance):
+    first = cuda.device_array(3).client
+    with bitfusion.connect(virtual_appliance.address, memory="16MiB") as client:
+        with cuda.use(client):
+            cuda.close()
+            assert first.closed and not client.closed
+        assert cuda.device_array(3).client not in (first, client)
+
+
 def test_a_session_that_was_given_stays_its_owners(environment, virtual_appliance):
     own = cuda.device_array(3).client
     with bitfusion.connect(virtual_appliance.address, memory="16MiB") as client:
@@ -149,6 +158,32 @@ def test_a_report_for_each_session(virtual_appliance, tmp_path):
     run(virtual_appliance.address, code, BITFUSION_REPORT=str(place))
     sessions = [json.loads(line)["session"] for line in place.read_text().splitlines()]
     assert len(set(sessions)) == 3
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_report_of_children_of_multiprocessing(virtual_appliance, tmp_path, method):
+    place, script = tmp_path / "report", tmp_path / "program.py"
+    script.write_text(f"""
+import multiprocessing
+from bitfusion import cuda
+
+def work():
+    cuda.device_array(3)
+
+if __name__ == "__main__":
+    cuda.device_array(3)
+    child = multiprocessing.get_context("{method}").Process(target=work)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+""")
+    run(
+        virtual_appliance.address,
+        f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')",
+        BITFUSION_REPORT=str(place),
+    )
+    lines = [json.loads(line) for line in place.read_text().splitlines()]
+    assert len({line["pid"] for line in lines}) == len(lines) == 2
 
 
 def test_a_report_that_cannot_be_written_harms_nobody(virtual_appliance, tmp_path):
