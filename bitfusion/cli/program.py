@@ -2,6 +2,8 @@
 
 It stays in our process group, so what the terminal sends (Ctrl-C, Ctrl-Z, hang-up) reaches it without us; signals sent to us alone are
 passed on. When it stops, we stop, so that the shell sees the job stop. Other threads must have all these signals blocked.
+
+A signal that a process sends to the whole group is passed on as well, and so comes twice: nothing in it says whom else it was sent to.
 """
 
 from __future__ import annotations
