@@ -176,7 +176,9 @@ class BaseArray(Generic[C]):
         return self._view(self.layout, stream=stream)
 
     def split(self, section: int, stream: BaseStream[C] | int = 0) -> Iterator[Self]:
-        """Parts of ``section`` elements of a contiguous 1-D array; the last may be shorter."""
+        """Parts of ``section`` elements of a contiguous 1-D array; the last may be shorter. ValueError."""
+        if section < 1:
+            raise ValueError(f"parts have at least one element, not {section}")
         if self.ndim != 1 or not self.is_c_contiguous():
             raise ValueError("only a contiguous array with one dimension can be split")
         for start in range(0, self.size, section):

@@ -74,11 +74,11 @@ class BaseClient:
         """Whether the session has ended, for whatever reason."""
         return self.core.session.error is not None
 
-    def stream_number(self, stream: BaseStream[Any] | int) -> int:
-        """The handle of a stream of this session; 0 is the default stream. InvalidHandleError."""
+    def stream_number(self, stream: BaseStream[Any] | int | None) -> int:
+        """The handle of a stream of this session; 0 and None are the default stream. InvalidHandleError."""
         if isinstance(stream, BaseStream):
             return check_handle(self.core, stream.handle, "stream")
-        if stream == 0:
+        if stream is None or stream == 0:
             return 0
         raise InvalidHandleError(f"{stream!r} is not a stream; make one with stream(), or use 0 for the default stream")
 

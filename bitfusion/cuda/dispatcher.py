@@ -77,7 +77,7 @@ class Launch:
             self.dispatcher.launch(self, values)
             return
         stream = self.stream
-        number = stream if type(stream) is int else client.stream_number(stream)
+        number = client.stream_number(stream) if stream else 0
         core = client.core
         session = core.session
         if core.dead or session.full:

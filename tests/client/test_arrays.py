@@ -288,6 +288,8 @@ async def test_shapes_change_without_a_copy(client, change):
         lambda a: a.transpose(0, 0, 1),
         lambda a: a.squeeze(axis=0),
         lambda a: list(a.split(2)),
+        lambda a: list(a.reshape(24).split(0)),
+        lambda a: list(a.reshape(24).split(-1)),
     ],
 )
 async def test_what_would_need_a_copy_is_refused(client, change):

@@ -351,8 +351,14 @@ def test_how_it_was_called():
     for configuration in ((0, 1), (1, -1), (2**31, 1), (1, 1, 0, -1)):
         with pytest.raises(LaunchError):
             add[configuration]
-    with pytest.raises(InvalidHandleError):
-        add[1, 1, "stream"](numbers(), numbers(), numbers())
+    array = cuda.to_device(numbers())
+    add[1, 1](array, array, array)
+    for stream in ("stream", 7, object()):
+        with pytest.raises(InvalidHandleError, match="is not a stream"):
+            add[1, 1, stream](array, array, array)
+    for stream in (None, 0, cuda.default_stream(), cuda.stream()):
+        add[1, 1, stream](array, array, array)
+    cuda.synchronize()
 
 
 @pytest.mark.parametrize("count", [2, 4])
