@@ -131,16 +131,18 @@ class Launcher:
         """Memory for the resident blocks of every thread that takes part."""
         needed = self._record.stride * self._record.resident + BLOCK["SIZE"]
         for index in range(helpers + 1):
+            if index < len(self._blocks) and self._blocks[index].size < needed:
+                self._drop_blocks(index)  # before there are new ones: the machine need not have room for both
             if index == len(self._blocks):
                 self._blocks.append(Mapping(needed))
-            elif self._blocks[index].size < needed:
-                self._blocks[index].close()
-                self._blocks[index] = Mapping(needed)
-            else:
-                continue
-            if index:
-                assert self._crew is not None
-                self._crew.give_blocks(index - 1, self._blocks[index].address)
+                if index:
+                    assert self._crew is not None
+                    self._crew.give_blocks(index - 1, self._blocks[index].address)
+
+    def _drop_blocks(self, start: int) -> None:
+        """Give back the memory of the threads from ``start`` on."""
+        while len(self._blocks) > start:
+            self._blocks.pop().close()
 
     def _start_crew(self) -> Crew:
         """One thread for every core but this one's, when a grid of more than one block first comes."""
@@ -175,9 +177,9 @@ class Launcher:
         if self._crew is not None:
             self._crew.close()
             self._crew = None
-        for mapping in (*self._blocks, self._parameters, self._sink):
-            mapping.close()
-        self._blocks.clear()
+        self._drop_blocks(0)
+        self._parameters.close()
+        self._sink.close()
 
 
 def _round_up(size: int, alignment: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 import ctypes
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -76,9 +77,12 @@ class SystemArea:
         self._lock = threading.Lock()
         self._free = [(start, size)]  # (address, size), by address; neighbours are joined
         self._live: dict[int, int] = {}
+        self._abandoned: deque[int] = deque()
 
     def allocate(self, size: int) -> int:
         """The address of ``size`` bytes, which may hold anything; DeviceMemoryError if there is no room."""
+        while self._abandoned:
+            self.release(self._abandoned.popleft())
         needed = max(-(-size // GRANULE), 1) * GRANULE
         with self._lock:
             for index, (address, room) in enumerate(self._free):
@@ -101,6 +105,10 @@ class SystemArea:
             self._free.insert(index, (address, max(-(-size // GRANULE), 1) * GRANULE))
             self._join(index)
             self._join(index - 1)
+
+    def abandon(self, address: int) -> None:
+        """Let the next ``allocate`` take memory back. For finalisers: they run in the middle of anything, so this takes no lock."""
+        self._abandoned.append(address)
 
     def _join(self, index: int) -> None:
         """Make one of a free range and the one behind it if they touch."""

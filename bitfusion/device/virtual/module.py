@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from dataclasses import dataclass
 
 from bitfusion.device.virtual.jit import Code
@@ -10,6 +11,16 @@ from bitfusion.device.virtual.layout import KernelCode
 from bitfusion.device.virtual.memory import DeviceMemory, fill_memory
 from bitfusion.device.virtual.program import Program
 from bitfusion.types import FunctionInfo
+
+
+class Variables:
+    """The memory of a module's variables, until nothing refers to this any more: neither the module nor a function of it."""
+
+    def __init__(self, memory: DeviceMemory, size: int) -> None:
+        """Zeros. DeviceMemoryError if there is no room."""
+        self.address = memory.system.allocate(size)
+        fill_memory(self.address, size, b"\0")
+        weakref.finalize(self, memory.system.abandon, self.address).atexit = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,6 +33,7 @@ class VirtualFunction:
     suspensions: ctypes.Array[ctypes.c_int32]
     regions_address: int
     suspensions_address: int
+    variables: Variables
     variables_address: int
     loaded: Code
     table: Code | None
@@ -29,30 +41,29 @@ class VirtualFunction:
 
 
 class VirtualModule:
-    """A loaded PTX text. Its variables live until the device is closed, as handles to its functions may."""
+    """A loaded PTX text. Its variables live as long as it, and as handles to its functions."""
 
     def __init__(self, program: Program, memory: DeviceMemory) -> None:
         """DeviceMemoryError if there is no room for its variables."""
         self._program = program
         self._functions: dict[str, VirtualFunction] = {}
         image = program.image
-        self._variables = memory.system.allocate(image.variables_size)
-        fill_memory(self._variables, image.variables_size, b"\0")
+        self._variables = Variables(memory, image.variables_size)
         for offset, data in image.initial_values:
-            ctypes.memmove(self._variables + offset, data, len(data))
+            ctypes.memmove(self._variables.address + offset, data, len(data))
         self._table = Code(image.function_object) if image.function_object else None
         self._relocate()
 
     def _relocate(self) -> None:
         """Write the addresses that initial values contain."""
-        image = self._program.image
+        image, start = self._program.image, self._variables.address
         for item in image.relocations:
             if item.function:
                 assert self._table is not None
                 address = self._table.address(image.functions[item.symbol])
             else:
-                address = self._variables + image.variables[item.symbol].offset + item.addend
-            ctypes.memmove(self._variables + item.offset, address.to_bytes(8, "little"), item.size)
+                address = start + image.variables[item.symbol].offset + item.addend
+            ctypes.memmove(start + item.offset, address.to_bytes(8, "little"), item.size)
 
     def function(self, name: str) -> VirtualFunction:
         """The kernel ``name``, compiled now if it never was; InvalidValueError, UnsupportedError."""
@@ -73,7 +84,8 @@ class VirtualModule:
             suspensions=suspensions,
             regions_address=ctypes.addressof(regions),
             suspensions_address=ctypes.addressof(suspensions),
-            variables_address=self._variables,
+            variables=self._variables,
+            variables_address=self._variables.address,
             loaded=loaded,
             table=self._table,
         )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numba import cuda
 
 from bitfusion.device.virtual.device import VirtualDevice
 from bitfusion.device.virtual.memory import SystemArea
 from bitfusion.errors import DeviceMemoryError, InvalidHandleError
+from bitfusion.kernels.packing import Packer
+from bitfusion.kernels.types import Signature, none, typeof
 from bitfusion.limits import CHUNK_SIZE, MEMORY_CHUNK_SIZE, MIB
-from tests.device.virtual.gpu import SPEC, Gpu
+from tests.device.virtual.gpu import HEADER, SPEC, Gpu
 
 CHUNK = MEMORY_CHUNK_SIZE
 
@@ -124,6 +128,59 @@ def test_close_gives_everything_back():
     gpu.device.close()
     assert resident_size() - before < MIB
     assert os.listdir("/proc/self/fd") == descriptors
+
+
+VARIABLES = (
+    HEADER + ".global .b64 large[12500000]; .global .u32 first = 7;\n"
+    ".visible .entry kernel(.param .u64 out) { .reg .u64 %rd<2>; .reg .u32 %r<2>;"
+    " ld.param.u64 %rd1, [out]; ld.global.u32 %r1, [first]; st.global.u32 [%rd1], %r1; ret; }"
+)
+
+
+def test_variables_of_modules_go_with_the_last_that_refers_to_them(device):
+    functions = [device.load(VARIABLES.encode()).function("kernel") for _ in range(2)]
+    with pytest.raises(DeviceMemoryError, match="variables of modules"):
+        device.load(VARIABLES.encode())
+    out = device.base
+    device.allocate(out, 4)
+    for _ in range(5):
+        del functions[0]
+        functions.append(device.load(VARIABLES.encode()).function("kernel"))  # whose module goes at once
+        device.launch(device.default_stream, functions[0], (1, 1, 1), (1, 1, 1), 0, out.to_bytes(8, "little"))
+        assert bytes(next(device.read(device.default_stream, out, 4))) == b"\x07\0\0\0"
+
+
+def large_locals(out):
+    values = cuda.local.array(40000, np.float64)
+    i = cuda.threadIdx.x
+    for index in range(40000):
+        values[index] = i
+    cuda.syncthreads()
+    out[i] = values[int(out[i]) % 40000]
+
+
+def sums(out):
+    cuda.syncthreads()
+    cuda.atomic.add(out, cuda.threadIdx.x, 1.0)
+
+
+def test_a_launch_that_finds_no_memory_of_the_host_spoils_no_later_one():
+    gpu = Gpu()
+    x = gpu.array(np.zeros(64))
+    gpu.launch(sums, 4, 64, x)
+    large = gpu.load(large_locals, x)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (used,) = (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 100 * MIB, hard))
+    try:
+        with pytest.raises(DeviceMemoryError):
+            gpu.device.launch(gpu.stream, large, (4, 1, 1), (64, 1, 1), 0, Packer(Signature(none, typeof(x))).pack([x]))
+        gpu.launch(sums, 4, 64, x)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    np.testing.assert_array_equal(x.host(), 8)
+    gpu.device.close()
 
 
 def test_events_take_the_time_between_them(device):
