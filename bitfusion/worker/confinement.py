@@ -12,15 +12,15 @@ import os
 import resource
 from pathlib import Path
 
-from bitfusion.limits import GIB, MIB
+from bitfusion.limits import GIB
 
 log = logging.getLogger(__name__)
 
 HOST_SIZE_MAX = 8 * GIB
 """Private host memory a session may add to that of an idle worker: compilers, modules and tables. Numba and LLVM need far below 1 GiB."""
 
-HOST_SIZE_PER_CORE = 512 * MIB
-"""And for every core: a thread's stack and the blocks it may hold (256 MiB, device.virtual.launch) while larger ones are mapped."""
+HOST_SIZE_PER_CORE = GIB
+"""And for every core: a thread's stack and the blocks it holds, with 512 KiB of local memory for each of 1024 threads at most."""
 
 OUT_OF_MEMORY_SCORE = 500
 """Of 1000: when memory runs out, the kernel ends a worker, which costs one session, and not the daemon."""
