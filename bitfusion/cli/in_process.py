@@ -45,8 +45,9 @@ def open_client() -> Client:
     """A session on the first device of this machine, as large as the environment asks for."""
     settings, place = from_environment(), os.environ.get("BITFUSION_STATE_DIR")
     cache_dir = (Path(place) if place else state_dir_default()) / "cache"
-    transport = open_local(memory=settings.memory, fraction=settings.fraction, cache_dir=cache_dir)
-    return Client(transport)
+    return Client(
+        open_local(gpus=settings.gpus, memory=settings.memory, fraction=settings.fraction, cache_dir=cache_dir)
+    )
 
 
 current.opener = open_client

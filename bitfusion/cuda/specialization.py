@@ -19,6 +19,9 @@ GRID_LIMITS = ("MAX_GRID_DIM_X", "MAX_GRID_DIM_Y", "MAX_GRID_DIM_Z")
 SHARED_LIMITS = ("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN", "MAX_SHARED_MEMORY_PER_BLOCK")
 """``CUdevice_attribute`` names; a device that does not say is not checked here, only by itself."""
 
+FITTING_COUNT_MAX = 4096
+"""Launch configurations a specialisation remembers: a program whose grids follow its data never repeats some of them."""
+
 
 class Specialization:
     """Made by the first launch with its types. ``fitting`` are the launch configurations that have been checked."""
@@ -46,6 +49,8 @@ class Specialization:
                         f"the {noun} {dimensions} is too large: the device's {limit} is {attributes[limit]}"
                     )
         self._check_resources(block, shared_size, attributes)
+        if len(self.fitting) >= FITTING_COUNT_MAX:
+            self.fitting.clear()
         self.fitting.add(config)
 
     def _check_resources(self, block: Dim3, shared_size: int, attributes: dict[str, int]) -> None:

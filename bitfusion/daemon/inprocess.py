@@ -164,13 +164,14 @@ class LocalTransport:
 def open_local(
     spec: str | DeviceSpec = "auto",
     *,
+    gpus: int = 1,
     memory: int | None = None,
     fraction: float | None = None,
     cache_dir: Path | None = None,
 ) -> LocalTransport:
     """A session on a device of this process, the first that ``spec`` names, as large as a lease would be. ConfigError, CapacityError."""
     device_spec = discover(spec)[0] if isinstance(spec, str) else spec
-    (share,) = Pool([device_spec]).admit(LeaseRequest(memory=memory, fraction=fraction)).shares
+    (share,) = Pool([device_spec]).admit(LeaseRequest(gpus, memory, fraction)).shares
     device = open_device(device_spec, cache_dir=cache_dir and cache_dir / OBJECTS)
     try:
         return LocalTransport(LocalSession(device, share.memory, cache_dir))

@@ -435,6 +435,16 @@ def test_a_fault_is_reported_by_the_next_wait(fresh):
         cuda.synchronize()
 
 
+def test_launch_configurations_are_forgotten_some_time(monkeypatch):
+    monkeypatch.setattr("bitfusion.cuda.specialization.FITTING_COUNT_MAX", 4)
+    array = cuda.to_device(numbers())
+    for grid in range(1, 12):
+        add[grid, 1](array, array, array)
+    (found,) = [found for kinds, found in add.overloads.items() if set(kinds) == {float32[::1]}]
+    assert 0 < len(found.fitting) <= 4
+    cuda.synchronize()
+
+
 # sessions and threads
 
 

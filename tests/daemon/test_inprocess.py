@@ -88,6 +88,7 @@ def test_it_is_as_large_as_a_lease_would_be(options, size):
     ("spec", "options", "error"),
     [
         ("virtual:1x64MiB", {"memory": 64 * MIB + 1}, CapacityError),
+        ("virtual:2x64MiB", {"gpus": 2}, CapacityError),
         ("virtual:1x64MiB", {"memory": 0}, ConfigError),
         ("virtual:1x64MiB", {"fraction": 2.0}, ConfigError),
         ("tpu", {}, ConfigError),

@@ -338,6 +338,9 @@ from bitfusion.cuda import current
 print(current.current().session_id)
 """
     assert programs.run(text) == "in-process\n"
+    with programs.start(text, "-n", "2") as process:
+        _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1 and "CapacityError: 2 GPUs were asked for" in err
 
 
 # however it ends
