@@ -329,8 +329,10 @@ def _copy(core: Core, stream: int, target: BaseArray[Any], source: BaseArray[Any
     if exact and source.dtype != target.dtype:
         raise TypeError(f"incompatible dtype: {target.dtype} vs. {source.dtype}")
     if source.dtype != target.dtype:
-        host = yield from source._download(0)
-        yield from target._assign(host, stream)
+        host: HostArray = np.empty(source.shape, source.dtype)
+        yield from copies.download(core, stream, source.allocation.number, source.layout, host)
+        values = broadcast(cast(host, target.dtype), target.shape)
+        yield from copies.upload(core, stream, target.allocation.number, target.layout, values)
         return
     layout = source.layout
     if layout.shape != target.shape:

@@ -298,6 +298,18 @@ async def test_what_would_need_a_copy_is_refused(client, change):
         change(array)
 
 
+async def test_a_copy_that_casts_goes_in_its_stream(client):
+    stream = await done(client.stream())
+    source = await done(client.to_device(sample("i4", (3, 4)), stream=stream))
+    for target in (await done(client.device_array((3, 4), "f8")), await done(client.device_array((2, 3, 4), "i2"))):
+        await done(target.setitem(..., source, stream=stream))
+        same(await host(target), np.broadcast_to(sample("i4", (3, 4)), target.shape).astype(target.dtype))
+        await done(target.bind(stream).fill(source[1, ::-1]))
+        same(await host(target), np.broadcast_to(sample("i4", (3, 4))[1, ::-1], target.shape).astype(target.dtype))
+    with pytest.raises(ValueError):
+        await done(target.setitem(..., source[:, :3], stream=stream))
+
+
 async def test_split(client):
     array = await done(client.to_device(sample("i4", (10,))))
     parts = [await host(part) for part in array.split(4)]
