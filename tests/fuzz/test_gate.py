@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitfusion.errors import KernelError
+from bitfusion.errors import KernelError, KernelSourceError
 from bitfusion.kernels import gate, program
 from bitfusion.kernels.build import build
 from bitfusion.wire import codec
