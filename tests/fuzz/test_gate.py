@@ -126,7 +126,8 @@ def judge(data):
     try:
         build(accepted, lambda function: function)
     except KernelSourceError as error:  # what only Python's compiler finds, such as ``*x`` by itself; never a name
-        assert "the source is not Python" in error.message
+        if "the source is not Python" not in error.message:
+            raise
 
 
 @settings(max_examples=400, deadline=None)
