@@ -341,11 +341,13 @@ def _copy(core: Core, stream: int, target: BaseArray[Any], source: BaseArray[Any
 
 
 def _device_broadcast(source: Layout, target: Layout, exact: bool) -> Layout:
-    """The source's layout in the target's shape: axes of length one repeat. ValueError if it does not fit."""
+    """The source's layout in the target's shape: axes of length one repeat, leading ones may go. ValueError if it does not fit."""
     if exact and source.squeeze().shape != target.squeeze().shape:
         raise ValueError(f"incompatible shape: {target.shape} vs. {source.shape}")
     if exact:
         source = source.squeeze()[tuple(None if length == 1 else slice(None) for length in target.shape)]
+    while len(source.shape) > len(target.shape) and source.shape[0] == 1:
+        source = source[0]
     missing = len(target.shape) - len(source.shape)
     shape = (1,) * missing + source.shape
     strides = (0,) * missing + source.strides

@@ -208,9 +208,10 @@ async def test_assignment_broadcasts_and_casts_as_numpys(client, key, value):
     expected[key] = value
     same(await host(array), expected)
     if isinstance(value, np.ndarray):
-        await done(array.fill(0))
-        await done(array.setitem(key, await done(client.to_device(value))))
-        same(await host(array), expected)
+        for dtype in (value.dtype, array.dtype):
+            await done(array.fill(0))
+            await done(array.setitem(key, await done(client.to_device(value.astype(dtype)))))
+            same(await host(array), expected)
 
 
 OVERLAPS = [
