@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import os
 import pty
+import queue
 import select
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -196,9 +198,11 @@ def test_signals_to_us_reach_the_program():
 
 
 def wait_state(pid, wanted):
-    """Wait until the process has stopped or runs again, as its parent sees it."""
+    """Wait until the process has stopped or runs again, as its parent sees it: in a thread, as waitpid knows no time-out."""
     options = os.WUNTRACED if wanted == "stopped" else os.WCONTINUED
-    found, status = os.waitpid(pid, options)
+    seen = queue.SimpleQueue()
+    threading.Thread(target=lambda: seen.put(os.waitpid(pid, options)), daemon=True).start()
+    found, status = seen.get(timeout=TIMEOUT_S)
     assert found == pid
     assert os.WIFSTOPPED(status) if wanted == "stopped" else os.WIFCONTINUED(status)
 
@@ -214,7 +218,8 @@ def state(pid):
 
 
 def test_a_stopped_program_is_a_stopped_job():
-    with attend(*python(TALKS), stdout=subprocess.PIPE) as process:
+    # a group of its own with us as parent: the kernel discards SIGTSTP in an orphaned one, which ours may be (setsid, a container)
+    with attend(*python(TALKS), stdout=subprocess.PIPE, process_group=0) as process:
         assert process.stdout.readline() == "ready\n"
         child = child_of(process.pid)
         process.send_signal(signal.SIGTSTP)

@@ -25,14 +25,18 @@ def place(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     environment: dict[str, str] = {}
     devices = {"virtual": "virtual:1x256MiB"}.get(request.param, "cuda")
-    if request.param == "cuda":
-        gpus, reason = find_gpus()
-        if not gpus:
-            pytest.skip(f"no NVIDIA GPU: {reason}")
-    elif request.param == "double":
+    if request.param == "double":
         environment = double.build(folder)
     with Appliance(devices, folder / "state", environment=environment) as appliance:
         yield appliance
+
+
+def pytest_runtest_setup(item):
+    """Skip what needs a real GPU, all from one place, so that the summary says it in one line."""
+    if item.get_closest_marker("gpu"):
+        gpus, reason = find_gpus()
+        if not gpus:
+            pytest.skip(f"no NVIDIA GPU: {reason}")
 
 
 def pytest_generate_tests(metafunc):
