@@ -15,7 +15,8 @@ develop: $(STAMP) ## create .venv with everything for work on bitfusion
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "installing into $(VENV): half a minute, or as long as the downloads take"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP) ## train a small network on a leased GPU, and show where the time went
