@@ -7,8 +7,10 @@ and posts. Everything unusual (new types, host arrays, tuples, a new session, er
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import types as python_types
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
@@ -106,6 +108,7 @@ class Dispatcher:
         self._made: dict[Client, dict[Signature, Specialization]] = {}
         self._configured: dict[Any, Launch] = {}
         self._lock = threading.RLock()
+        _dispatchers.add(self)
 
     def __repr__(self) -> str:
         return f"<{'device function' if self.device else 'kernel'} {self.__qualname__}>"  # type: ignore[attr-defined]
@@ -291,6 +294,18 @@ class Dispatcher:
         if signature is not None:
             return read(self.compile(Signature(none, *as_signature(signature).args)).function.info)
         return {arguments: read(found.function.info) for arguments, found in self.overloads.items()}
+
+
+_dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
+
+
+def _unlock_all() -> None:
+    """In a forked child: a thread of the parent may have been compiling, and is not here to release its lock."""
+    for dispatcher in list(_dispatchers):
+        dispatcher._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock_all)
 
 
 class ForAll:

@@ -30,7 +30,7 @@ def environment(monkeypatch, virtual_appliance):
 def run(address, code, **environment):
     """A program of its own that uses the appliance; its output."""
     variables = {**os.environ, "BITFUSION_SERVER": address, "BITFUSION_MEMORY": "16MiB", **environment}
-    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return done.stdout
@@ -122,6 +122,42 @@ double[1, 3](array)
 print(child.exitcode, array.copy_to_host())
 """
     assert run(virtual_appliance.address, code).splitlines() == ["(16, True, [0, 2, 4])", "0 [0 4 8]"]
+
+
+def test_a_fork_while_another_thread_compiles(virtual_appliance):
+    code = """
+import os, signal, threading
+from bitfusion import cuda
+
+@cuda.jit
+def double(values):
+    values[cuda.grid(1)] *= 2
+
+def compile():
+    with double._lock:
+        compiling.set()
+        forked.wait()
+
+array = cuda.to_device([1, 2, 3])
+compiling, forked = threading.Event(), threading.Event()
+thread = threading.Thread(target=compile)
+thread.start()
+compiling.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # where it hangs, it ends
+    own = cuda.to_device([1, 2, 3])
+    double[1, 3](own)
+    print(own.copy_to_host(), flush=True)
+    cuda.close()
+    os._exit(0)
+os.waitpid(child, 0)
+forked.set()
+thread.join()
+double[1, 3](array)
+print(array.copy_to_host())
+"""
+    assert run(virtual_appliance.address, code).splitlines() == ["[2 4 6]", "[2 4 6]"]
 
 
 def test_work_that_nobody_waited_for_is_done_before_the_program_ends(virtual_appliance, tmp_path):
