@@ -91,7 +91,7 @@ def _bind(function: program.Function, binding: program.Binding) -> Path | Bound:
     match binding:
         case program.Binding(kind=program.NAME, value=str(path)):
             if not names.is_allowed(path) or names.type_name(path) is not None:
-                raise syntax.refuse(function, function.line, f"a kernel cannot use {path[:80]!r}")
+                raise syntax.refuse(function, function.line, names.refusal(path if path.isprintable() else ascii(path)))
             return Path(path)
         case program.Binding(kind=program.FUNCTION, value=int(number)):
             return Callee(number)

@@ -28,8 +28,8 @@ CMATH = _words(
 )
 
 OPERATOR = _words(
-    "abs add and_ eq floordiv ge getitem gt iadd iand ifloordiv ilshift imod imul invert ior ipow irshift is_ is_not isub"
-    " itruediv ixor le lshift lt mod mul ne neg not_ or_ pos pow rshift setitem sub truediv truth xor"
+    "add and_ eq floordiv ge getitem gt iadd iand ifloordiv ilshift imod imul invert ior ipow irshift is_ is_not isub"
+    " itruediv ixor le lshift lt mod mul ne neg not_ or_ pos pow rshift setitem sub truediv xor"
 )
 
 NUMPY_TYPES = _words(
@@ -38,13 +38,46 @@ NUMPY_TYPES = _words(
 )
 
 NUMPY = NUMPY_TYPES | _words(
-    "abs absolute acos acosh add arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh bitwise_and"
-    " bitwise_not bitwise_or bitwise_xor cbrt ceil conj conjugate copysign cos cosh deg2rad degrees divide e equal euler_gamma exp"
-    " exp2 expm1 fabs float_power floor floor_divide fmax fmin fmod gcd greater greater_equal hypot inf invert isfinite"
-    " isinf isnan lcm ldexp left_shift less less_equal log log10 log1p log2 logaddexp logaddexp2 logical_and logical_not logical_or"
-    " logical_xor maximum minimum mod multiply nan negative newaxis nextafter not_equal pi positive power rad2deg radians reciprocal"
-    " remainder right_shift rint round sign signbit sin sinh spacing sqrt square subtract tan tanh true_divide trunc"
+    "acos acosh arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh bitwise_and"
+    " bitwise_not bitwise_or bitwise_xor conj conjugate cos cosh deg2rad degrees divide e equal euler_gamma"
+    " fmax fmin greater greater_equal hypot inf invert isnan left_shift less less_equal log log10 log2 logical_and logical_not"
+    " logical_or logical_xor maximum minimum nan newaxis not_equal pi rad2deg radians right_shift sin sinh tan tanh true_divide"
 )
+"""What Numba's CUDA target has for numbers (numba/cuda/ufuncs.py): far from all that its typing knows. A test compiles each."""
+
+INSTEAD: Mapping[str, str] = {
+    **{
+        f"numpy.{name}": f"math.{name}(x)"
+        for name in _words("ceil exp exp2 expm1 fabs floor isfinite isinf log1p sqrt trunc")
+    },
+    **{f"numpy.{name}": f"math.{name}(x, y)" for name in _words("copysign fmod nextafter")},
+    "numpy.ldexp": "math.ldexp(x, 3)",
+    "numpy.abs": "abs(x)",
+    "numpy.absolute": "abs(x)",
+    "numpy.add": "x + y",
+    "numpy.cbrt": "cuda.cbrt(x)",
+    "numpy.float_power": "x ** y",
+    "numpy.floor_divide": "x // y",
+    "numpy.logaddexp": "max(x, y) + math.log1p(math.exp(-abs(x - y)))",
+    "numpy.logaddexp2": "max(x, y) + math.log2(1 + math.exp2(-abs(x - y)))",
+    "numpy.mod": "x % y",
+    "numpy.multiply": "x * y",
+    "numpy.negative": "-x",
+    "numpy.positive": "+x",
+    "numpy.power": "x ** y",
+    "numpy.reciprocal": "1 / x",
+    "numpy.remainder": "x % y",
+    "numpy.rint": "cuda.libdevice.rint(x)",
+    "numpy.round": "round(x)",
+    "numpy.sign": "(x > 0) - (x < 0)",
+    "numpy.signbit": "math.copysign(1.0, x) < 0",
+    "numpy.spacing": "math.nextafter(x, math.inf) - x",
+    "numpy.square": "x * x",
+    "numpy.subtract": "x - y",
+    "operator.abs": "abs(x)",
+    "operator.truth": "bool(x)",
+}
+"""Functions that people write in kernels and Numba's CUDA target does not have, and what does the same there."""
 
 CUDA = _words(
     "activemask all_sync any_sync ballot_sync blockDim blockIdx brev cbrt clz eq_sync ffs fma grid gridDim gridsize laneid"
@@ -161,3 +194,11 @@ def is_allowed(path: str) -> bool:
     if namespace == LIBDEVICE:
         return name.isidentifier() and not name.startswith("_")
     return name in NAMESPACES.get(namespace, ()) or name in MEMBERS.get(namespace, ())
+
+
+def refusal(path: str) -> str:
+    """Why a kernel may not use ``path``, with what to write instead where that is known."""
+    instead = INSTEAD.get(path)
+    return f"a kernel cannot use {path:.80}" + (
+        f": Numba's CUDA target does not have it; write {instead}" if instead else ""
+    )

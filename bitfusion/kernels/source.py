@@ -128,6 +128,8 @@ class _Capture:
             return program.FUNCTION, self.number(inner)
         if not isinstance(value, PLAIN_VALUES) and (path := _known_path(value)) is not None:
             return _by_path(path)
+        if callable(value) and (path := _missing_path(value)) is not None:
+            raise _UnfitError(names.refusal(path))
         if isinstance(value, FunctionType):
             raise _UnfitError(
                 f"{key!r} is a plain Python function; a kernel can call it once it is decorated with @cuda.jit(device=True)"
@@ -158,7 +160,7 @@ def _by_path(path: str) -> tuple[str, Plain]:
     if name is not None:
         return program.CONSTANT, encode_constant(TYPE_NAMES[name])
     if not names.is_allowed(path):
-        raise _UnfitError(f"a kernel cannot use {path}")
+        raise _UnfitError(names.refusal(path))
     return program.NAME, path
 
 
@@ -277,8 +279,8 @@ def _member(value: object, place: str, name: str) -> object:
     if any(known.startswith(f"{path}.") for known in names.NAMESPACES):
         return _Listed(path)
     if names.is_namespace(place):
-        close = difflib.get_close_matches(name, names.NAMESPACES[place], 1)
-        raise _UnfitError(f"a kernel cannot use {path}{f'; did you mean {place}.{close[0]}?' if close else ''}")
+        close = [] if path in names.INSTEAD else difflib.get_close_matches(name, names.NAMESPACES[place], 1)
+        raise _UnfitError(names.refusal(path) + (f"; did you mean {place}.{close[0]}?" if close else ""))
     try:
         return getattr(value, name)
     except AttributeError:
@@ -296,6 +298,12 @@ def _known_path(value: object) -> str | None:
     if _paths[0] != holders:
         _paths = (holders, dict(_scan(holders)))
     return _paths[1].get(id(value))
+
+
+def _missing_path(value: object) -> str | None:
+    """The path of an object that Numba's CUDA target does not have but something else for: ``from numpy import sqrt``."""
+    places = (path.rpartition(".") for path in names.INSTEAD)
+    return next((f"{place}.{name}" for place, _, name in places if getattr(_holder(place), name, None) is value), None)
 
 
 def _known_namespaces() -> dict[int, str]:

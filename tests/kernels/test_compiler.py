@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import linecache
 import math
 import operator
@@ -16,7 +17,7 @@ import pytest
 from numba import cuda, float32
 
 from bitfusion.errors import KernelCompileError, KernelSourceError, KernelTypeError
-from bitfusion.kernels import compiler, gate, program, types
+from bitfusion.kernels import compiler, gate, names, program, types
 from bitfusion.kernels.folding import is_small
 from bitfusion.kernels.options import Options
 from bitfusion.kernels.packing import Packer
@@ -206,6 +207,64 @@ def test_arguments_are_laid_out_as_the_packer_packs_them(signature, layout):
     packer = Packer(Signature(types.none, *arguments))
     assert packer.parameters == tuple(found)
     assert packer.size == offset
+
+
+# what the allow-list promises
+
+FORMS = (
+    "x[0] = {0}(x[1])",
+    "i[0] = {0}(i[1])",
+    "z[0] = {0}(z[1])",
+    "x[0] = {0}(x[1], x[2])",
+    "i[0] = {0}(i[1], i[2])",
+    "x[0] = {0}(x[1], i[2])",
+    "z[0] = {0}(x[0], x[1])",
+    "z[0] = {0}",
+    "x[0], i[0] = {0}(x[1])",
+    "x[0], x[1] = {0}(z[1])",
+    "{0}(x, 0, 1)",
+    "x[0] = {0}(x, 0)",
+    "y = x[{0}, :]",
+)
+"""How a function of numbers, a number or an axis is used; a name is kept if one of them compiles."""
+
+PROMISED = [
+    f"{namespace}.{word}"
+    for namespace in ("math", "cmath", "operator", "numpy")
+    for word in sorted(names.NAMESPACES[namespace])
+    if not (namespace == "numpy" and not hasattr(np, word))  # names that only a newer NumPy has
+]
+
+
+def text_compiles(text, **values):
+    """Whether a kernel of one statement compiles; x, i and z are arrays of floats, integers and complex numbers."""
+    lines = [f"def kernel({', '.join(('x', 'i', 'z', *values))}):\n", f"    {text}\n"]
+    file = f"<{text}>"
+    linecache.cache[file] = (1, None, lines, file)
+    scope = {"math": math, "cmath": cmath, "operator": operator, "numpy": np, "cuda": cuda}
+    try:
+        exec(compile("".join(lines), file, "exec"), scope)
+        arrays = (types.float64[::1], types.int64[::1], types.complex128[::1])
+        return compiled(scope["kernel"], *arrays, *values.values()).ptx
+    except (KernelCompileError, KernelSourceError):
+        return None
+    finally:
+        del linecache.cache[file]
+
+
+@pytest.mark.parametrize("namespace", ["math", "cmath", "operator", "numpy"])
+def test_what_the_list_promises_compiles(namespace):
+    promised = [path for path in PROMISED if path.startswith(f"{namespace}.")]
+    assert len(promised) > 20
+    assert [path for path in promised if not any(text_compiles(form.format(path)) for form in FORMS)] == []
+
+
+@pytest.mark.parametrize("path", sorted(names.INSTEAD))
+def test_what_is_to_be_written_instead_compiles(path):
+    expression = re.sub(r"\b([xy])\b", r"numbers.\1", names.INSTEAD[path])
+    pair = types.from_dtype(np.dtype([("x", np.float64), ("y", np.float64)]))
+    assert not names.is_allowed(path)
+    assert text_compiles(f"x[0] = {expression}", numbers=pair)
 
 
 # options

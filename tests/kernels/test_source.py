@@ -213,6 +213,8 @@ CELLS = itertools.count(1)
         ("os.system('true')", "'os.system' cannot be used in a kernel"),
         ("x[0] = math", "'math' is a module"),
         ("x[0] = math.sine(1.0)", r"cannot use math.sine; did you mean math.sin\?"),
+        ("x[0] = np.sqrt(x[1])", r"cannot use numpy.sqrt: Numba's CUDA target does not have it; write math.sqrt\(x\)$"),
+        ("x[0] = power(x[1], 2)", r"cannot use numpy.power: .*; write x \*\* y$"),
         ("x[0] = cuda.threadidx.x", r"did you mean numba.cuda.threadIdx\?"),
         ("cuda.to_device(x)", "cannot use numba.cuda.to_device"),
         ("x[0] = settings.NAMES[0]", "'settings.NAMES' cannot be used in a kernel: a list.*use a tuple"),
@@ -237,6 +239,8 @@ def test_what_cannot_travel_is_named_with_file_and_line(body, message):
     values = {
         "os": os,
         "math": math,
+        "np": np,
+        "power": np.power,
         "cuda": cuda,
         "settings": settings,
         "sample": sample,
