@@ -51,6 +51,7 @@ class DeviceInfo:
 class FunctionInfo:
     """A loaded kernel as the client sees it (``cuFuncGetAttribute``).
 
+    ``name`` is for people: ``scale (train.py:16)`` for a kernel that came as source, the symbol for one of an image.
     ``parameters`` gives each kernel parameter's (offset, size) in the packed argument blob of ``arguments_size`` bytes.
     """
 

@@ -36,8 +36,11 @@ class Function(Protocol):
 class Module(Protocol):
     """A loaded image. Functions are found (and on the virtual GPU compiled) on demand."""
 
-    def function(self, name: str) -> Function:
-        """The kernel ``name``; InvalidValueError if the image has none, UnsupportedError naming an instruction."""
+    def function(self, name: str, label: str | None = None) -> Function:
+        """The kernel ``name``; InvalidValueError if the image has none, UnsupportedError naming an instruction.
+
+        ``label`` is what people call it, in its info and in every message; its name where there is no other.
+        """
         ...
 
 

@@ -56,14 +56,14 @@ class CudaModule:
         self._context = context
         self._handle = _load(image, compute_capability)
 
-    def function(self, name: str) -> CudaFunction:
-        """The kernel ``name``; InvalidValueError if the image has none."""
+    def function(self, name: str, label: str | None = None) -> CudaFunction:
+        """The kernel ``name``, ``label`` to people; InvalidValueError if the image has none."""
         code, handle = driver.cuModuleGetFunction(self._handle, name.encode())
         if error_name(code) == "CUDA_ERROR_NOT_FOUND":
             raise InvalidValueError(f"the image has no kernel {name!r}", cuda_name="CUDA_ERROR_NOT_FOUND")
         if code != SUCCESS:
-            raise failure(code, f"loading the kernel {name}")
-        return CudaFunction(self, handle, name)
+            raise failure(code, f"loading the kernel {label or name}")
+        return CudaFunction(self, handle, label or name)
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None and self._context.open:

@@ -52,12 +52,12 @@ class NullModule:
     def __init__(self, image: bytes) -> None:
         self._text = image.decode("latin-1")
 
-    def function(self, name: str) -> NullFunction:
+    def function(self, name: str, label: str | None = None) -> NullFunction:
         """A kernel of this name, with the parameters that PTX text gives it, else one of 8 bytes."""
         entry = re.search(ENTRY.format(name=re.escape(name)), self._text)
         parameters = PARAMETERS_UNKNOWN if entry is None else tuple(_parameters(entry[1] or ""))
         size = sum(parameters[-1]) if parameters else 0
-        return NullFunction(FunctionInfo(name, size, parameters, 0, 0, 0, 0, 1024))
+        return NullFunction(FunctionInfo(label or name, size, parameters, 0, 0, 0, 0, 1024))
 
 
 def _parameters(text: str) -> Iterator[tuple[int, int]]:

@@ -116,7 +116,7 @@ class Executor:
             function, config = fields[1:3]
             if isinstance(function, int) and isinstance(config, bytes) and function in self._functions:
                 gx, gy, gz, bx, by, bz, _ = CONFIG.unpack(config)
-                return f"launch of {self._functions[function].info.name}[({gx}, {gy}, {gz}), ({bx}, {by}, {bz})]"
+                return f"launch of {self._functions[function].info.name} with [({gx}, {gy}, {gz}), ({bx}, {by}, {bz})]"
         words = [
             hex(field) if isinstance(field, int) else f"{len(field)} bytes"
             for field in fields[1:]
@@ -162,8 +162,8 @@ class Executor:
     def _kernel_load(
         self, stream: int, function: int, digest: bytes, signature: Field, options: Field
     ) -> dict[str, object]:
-        ptx, entry = self._kernels.compile(digest, signature, options, self.device.info.compute_capability)
-        self._functions.add(function, self.device.load(ptx).function(entry))
+        compiled, label = self._kernels.compile(digest, signature, options, self.device.info.compute_capability)
+        self._functions.add(function, self.device.load(compiled.ptx).function(compiled.entry, label))
         return asdict(self._functions[function].info)
 
     def _module_load(self, stream: int, module: int, image: bytes) -> None:

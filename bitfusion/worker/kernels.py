@@ -6,6 +6,7 @@ The compiler, and Numba with it, is imported when something is to be compiled th
 from __future__ import annotations
 
 import logging
+import re
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -48,8 +49,8 @@ class Kernels:
 
     def compile(
         self, digest: bytes, signature_tree: object, options_tree: object, compute_capability: tuple[int, int]
-    ) -> tuple[bytes, str]:
-        """PTX text and entry name of a source for a signature. InvalidHandleError for a source not sent, KernelError."""
+    ) -> tuple[Compiled, str]:
+        """A source compiled for a signature, and what people call it. InvalidHandleError for a source not sent, KernelError."""
         source = self._sources.get(digest)
         if source is None:
             raise InvalidHandleError(
@@ -63,7 +64,13 @@ class Kernels:
         if found is None:
             found = _compile(captured, signature, chosen, compute_capability)
             self._cache.put(place, found)
-        return found.ptx, found.entry
+        return found, _label(captured.functions[0])
+
+
+def _label(kernel: program.Function) -> str:
+    """A kernel for messages, ``scale (train.py:16)``: its entry in the PTX has a name that nobody has given it."""
+    file = re.split(r"[/\\]", kernel.file)[-1]
+    return f"{kernel.name} ({file}:{kernel.line})"
 
 
 def _compile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import numpy as np
@@ -15,6 +16,7 @@ from bitfusion.errors import (
     InvalidAddressError,
     InvalidHandleError,
     KernelCompileError,
+    KernelFaultError,
     KernelSourceError,
     KernelTypeError,
     LaunchError,
@@ -431,8 +433,32 @@ def test_a_fault_is_reported_by_the_next_wait(fresh):
 
     out = cuda.device_array(4, np.float32)
     astray[1, 1](out)
-    with pytest.raises(DeviceError, match="astray"):
+    name = f"astray (test_dispatcher.py:{astray.py_func.__code__.co_firstlineno})"
+    with pytest.raises(KernelFaultError, match=rf"kernel {re.escape(name)}: thread") as caught:
         cuda.synchronize()
+    assert caught.value.details["kernel"] == name
+    assert caught.value.operation == f"launch of {name} with [(1, 1, 1), (1, 1, 1)]"
+
+
+def test_kernels_are_called_by_their_names_in_programs(fresh):
+    @cuda.jit
+    def greedy(out):
+        out[0] = cuda.shared.array(64, float32)[0]
+
+    out = cuda.device_array(4, np.float32)
+    greedy[1, 1](out)
+    (made,) = greedy.overloads.values()
+    name = f"greedy (test_dispatcher.py:{greedy.py_func.__code__.co_firstlineno})"
+    assert made.function.info.name == name
+    for config in ((1, (33, 33)), (1, 1, 0, 1 << 30)):
+        with pytest.raises(LaunchError, match=re.escape(name)):
+            greedy[config](out)
+    with pytest.raises(LaunchError, match=re.escape(f"{name} takes")):
+        made.function.launch(1, 1, b"")
+    made.function.launch(1, (33, 33), bytes(made.function.info.arguments_size))
+    with pytest.raises(LaunchError, match=re.escape(f"kernel {name} allows")) as caught:
+        cuda.synchronize()
+    assert name in caught.value.operation
 
 
 def test_launch_configurations_are_forgotten_some_time(monkeypatch):

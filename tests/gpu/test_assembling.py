@@ -33,7 +33,8 @@ def compiled(kernel, signature, capability):
     source = capture(kernel.py_func).data
     digest, kernels = sha256(source).digest(), Kernels(None)
     kernels.add_source(digest, source)
-    return kernels.compile(digest, encode(signature), {}, capability)
+    made, _ = kernels.compile(digest, encode(signature), {}, capability)
+    return made.ptx, made.entry
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])

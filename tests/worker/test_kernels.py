@@ -34,12 +34,13 @@ def test_a_source_is_compiled_for_each_signature(tmp_path):
     session = Kernels(tmp_path)
     session.add_source(AXPY.digest, AXPY.data)
     session.add_source(AXPY.digest, AXPY.data)
-    ptx, entry = session.compile(AXPY.digest, SIGNATURE, {}, CC)
-    assert f".visible .entry {entry}(".encode() in ptx
+    made, label = session.compile(AXPY.digest, SIGNATURE, {}, CC)
+    assert f".visible .entry {made.entry}(".encode() in made.ptx
+    assert label == f"axpy (sample.py:{sample.axpy.__code__.co_firstlineno})"
     other, _ = session.compile(AXPY.digest, encode(void(float32, float32[:], float32[:])), None, CC)
-    assert other != ptx
+    assert other.ptx != made.ptx
     assert len(list(tmp_path.iterdir())) == 2
-    assert session.compile(AXPY.digest, SIGNATURE, {}, CC) == (ptx, entry)
+    assert session.compile(AXPY.digest, SIGNATURE, {}, CC) == (made, label)
 
 
 WARM = """
@@ -52,7 +53,7 @@ import hashlib
 source = bytes.fromhex(data)
 session.add_source(hashlib.sha256(source).digest(), source)
 from bitfusion.kernels.signatures import encode, parse_signature
-print(session.compile(hashlib.sha256(source).digest(), encode(parse_signature(signature)), {}, (8, 0))[1])
+print(session.compile(hashlib.sha256(source).digest(), encode(parse_signature(signature)), {}, (8, 0))[0].entry)
 assert not [name for name in sys.modules if name.startswith(("numba", "llvmlite"))]
 """
 
@@ -60,10 +61,10 @@ assert not [name for name in sys.modules if name.startswith(("numba", "llvmlite"
 def test_another_process_takes_it_from_disk_without_the_compiler(tmp_path):
     session = Kernels(tmp_path)
     session.add_source(AXPY.digest, AXPY.data)
-    _, entry = session.compile(AXPY.digest, SIGNATURE, {}, CC)
+    made, _ = session.compile(AXPY.digest, SIGNATURE, {}, CC)
     text = "void(float32, float32[::1], float32[::1])"
     arguments = [sys.executable, "-c", WARM, AXPY.data.hex(), text, str(tmp_path)]
-    assert subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.strip() == entry
+    assert subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.strip() == made.entry
 
 
 def test_a_hash_that_is_not_the_sources_breaks_the_protocol():

@@ -82,7 +82,7 @@ class Launcher:
 
         LaunchError for a configuration that does not fit, KernelFaultError for what the kernel did.
         """
-        _check(function.code, grid, block, shared_size, arguments)
+        _check(function, grid, block, shared_size, arguments)
         total = grid[0] * grid[1] * grid[2]
         crew = self._crew or self._start_crew() if total > 1 else None
         helpers = min(crew.count, total - 1) if crew else 0
@@ -186,18 +186,19 @@ def _round_up(size: int, alignment: int) -> int:
     return -(-size // alignment) * alignment
 
 
-def _check(code: KernelCode, grid: Dim3, block: Dim3, shared_size: int, arguments: bytes) -> None:
+def _check(function: VirtualFunction, grid: Dim3, block: Dim3, shared_size: int, arguments: bytes) -> None:
     """LaunchError with the figures if the configuration does not fit."""
+    code, name = function.code, function.info.name
     threads = block[0] * block[1] * block[2]
     if min(block) < 1 or threads > code.threads_max or any(map(int.__gt__, block, BLOCK_MAX)):
         limit = f"{code.threads_max} threads and {BLOCK_MAX}"
-        raise LaunchError(f"a block of {block} has {threads} threads; kernel {code.name} allows at most {limit}")
+        raise LaunchError(f"a block of {block} has {threads} threads; kernel {name} allows at most {limit}")
     if code.threads_required not in (None, block):
-        raise LaunchError(f"a block is {block}; kernel {code.name} was compiled for blocks of {code.threads_required}")
+        raise LaunchError(f"a block is {block}; kernel {name} was compiled for blocks of {code.threads_required}")
     if min(grid) < 1 or any(map(int.__gt__, grid, GRID_MAX)):
         raise LaunchError(f"a grid of {grid} is not between (1, 1, 1) and {GRID_MAX}")
     if shared_size < 0 or code.shared_size + shared_size > SHARED_SIZE_MAX:
         wanted = f"{code.shared_size} + {shared_size} bytes of static and dynamic shared memory"
-        raise LaunchError(f"kernel {code.name} asks for {wanted}; a block has {SHARED_SIZE_MAX}")
+        raise LaunchError(f"kernel {name} asks for {wanted}; a block has {SHARED_SIZE_MAX}")
     if len(arguments) != code.arguments_size:
-        raise LaunchError(f"kernel {code.name} takes {code.arguments_size} bytes of arguments, not {len(arguments)}")
+        raise LaunchError(f"kernel {name} takes {code.arguments_size} bytes of arguments, not {len(arguments)}")

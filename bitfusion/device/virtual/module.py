@@ -46,7 +46,7 @@ class VirtualModule:
     def __init__(self, program: Program, memory: DeviceMemory) -> None:
         """DeviceMemoryError if there is no room for its variables."""
         self._program = program
-        self._functions: dict[str, VirtualFunction] = {}
+        self._functions: dict[tuple[str, str], VirtualFunction] = {}
         image = program.image
         self._variables = Variables(memory, image.variables_size)
         for offset, data in image.initial_values:
@@ -65,20 +65,21 @@ class VirtualModule:
                 address = start + image.variables[item.symbol].offset + item.addend
             ctypes.memmove(start + item.offset, address.to_bytes(8, "little"), item.size)
 
-    def function(self, name: str) -> VirtualFunction:
-        """The kernel ``name``, compiled now if it never was; InvalidValueError, UnsupportedError."""
-        if name not in self._functions:
-            self._functions[name] = self._load(name)
-        return self._functions[name]
+    def function(self, name: str, label: str | None = None) -> VirtualFunction:
+        """The kernel ``name``, ``label`` to people, compiled now if it never was; InvalidValueError, UnsupportedError."""
+        known = name, label or name
+        if known not in self._functions:
+            self._functions[known] = self._load(*known)
+        return self._functions[known]
 
-    def _load(self, name: str) -> VirtualFunction:
+    def _load(self, name: str, label: str) -> VirtualFunction:
         kernel = self._program.kernel(name)
         code, loaded = kernel.code, Code(kernel.object_code)
         regions = (ctypes.c_int64 * len(code.regions))(*map(loaded.address, code.regions))
         rows = [number for row in code.suspensions for number in row]
         suspensions = (ctypes.c_int32 * len(rows))(*rows)
         return VirtualFunction(
-            info=_info(code),
+            info=_info(code, label),
             code=code,
             regions=regions,
             suspensions=suspensions,
@@ -91,9 +92,9 @@ class VirtualModule:
         )
 
 
-def _info(code: KernelCode) -> FunctionInfo:
+def _info(code: KernelCode, label: str) -> FunctionInfo:
     return FunctionInfo(
-        name=code.name,
+        name=label,
         arguments_size=code.arguments_size,
         parameters=code.parameters,
         registers=code.registers,
