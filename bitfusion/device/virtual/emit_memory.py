@@ -71,10 +71,12 @@ def _access(e: Emitter, i: Instruction, address: Operand, cells: int) -> tuple[V
     if cells != i.vector_size:
         raise e.invalid(f"needs {i.vector_size} registers")
     size, space = i.type.size, state_space(i)
-    return resolve(e, address, space, size * cells), size, alias_attributes(e, address, space)
+    attributes = "" if _volatile(i) else alias_attributes(e, address, space)
+    return resolve(e, address, space, size * cells), size, attributes
 
 
 def _volatile(i: Instruction) -> str:
+    """Such an access must not be said to be independent of other threads: LLVM would try to vectorise it, and aborts."""
     return "volatile " if i.has("volatile", "mmio") else ""
 
 

@@ -157,3 +157,25 @@ def test_a_barrier_of_the_whole_grid(gpu):
     y = np.zeros_like(x)
     gpu.run(grid_wide, 16, 64, x, y)
     np.testing.assert_array_equal(y, np.arange(16 * 64)[::-1] * 2)
+
+
+def shared_subtraction(x, out):
+    sums = cuda.shared.array((4, 8), float32)
+    i, j = cuda.threadIdx.x, cuda.threadIdx.y
+    sums[i, j] = 100
+    cuda.syncthreads()
+    cuda.atomic.sub(sums, (i, (j * 3) % 8), x[i, j])
+    cuda.atomic.sub(sums, (i, j), 1)
+    cuda.syncthreads()
+    out[i, j] = sums[i, j]
+
+
+def test_what_starts_with_a_volatile_load_after_a_barrier(gpu):
+    """Numba subtracts floats with a volatile load and a loop of compare-and-swap, which must not be vectorised."""
+    x = RANDOM.integers(-50, 50, (4, 8)).astype(np.float32)
+    out = np.zeros_like(x)
+    gpu.run(shared_subtraction, 1, (4, 8), x, out)
+    expected = np.full_like(x, 99)
+    for j in range(8):
+        expected[:, j * 3 % 8] -= x[:, j]
+    np.testing.assert_array_equal(out, expected)
