@@ -28,6 +28,7 @@
     |  |- InvalidAddressError     memory that is not (or no longer) the session's
     |  |- LaunchError             a launch configuration or its arguments do not fit
     |  |- KernelFaultError        a kernel failed while running; the session is poisoned
+    |  |- KernelRaisedError       a kernel compiled with debug raised an exception, or an assertion in it failed
     |  `- UnsupportedError        this device cannot do it; names the instruction or feature
     `- KernelError                a kernel could not be made
        |- KernelSourceError       the source is not a kernel, or captures what cannot travel
@@ -258,6 +259,17 @@ class KernelFaultError(DeviceError):
 
     code = 56
     name = "CUDA_ERROR_LAUNCH_FAILED"
+
+
+class KernelRaisedError(DeviceError):
+    """A kernel compiled with ``debug`` raised an exception, or an assertion in it failed; the session goes on, as in Numba.
+
+    The first one of a launch. Details: ``exception`` (its class's name), ``text``, ``kernel``, ``block`` and ``thread``
+    (``"(x, y, z)"``), and ``file`` and ``line`` where known.
+    """
+
+    code = 58
+    name = "KERNEL_RAISED"
 
 
 class UnsupportedError(DeviceError):

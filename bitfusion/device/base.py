@@ -43,6 +43,10 @@ class Module(Protocol):
         """
         ...
 
+    def variable(self, name: str) -> int | None:
+        """The address of a variable, None if the image has none of that name."""
+        ...
+
 
 class Device(Protocol):
     """One opened GPU. ``default_stream`` is stream 0, always there."""

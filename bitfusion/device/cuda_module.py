@@ -65,6 +65,15 @@ class CudaModule:
             raise failure(code, f"loading the kernel {label or name}")
         return CudaFunction(self, handle, label or name)
 
+    def variable(self, name: str) -> int | None:
+        """The address of a variable, as long as the module or a function of it lives."""
+        code, address, _ = driver.cuModuleGetGlobal(self._handle, name.encode())
+        if error_name(code) == "CUDA_ERROR_NOT_FOUND":
+            return None
+        if code != SUCCESS:
+            raise failure(code, f"finding the variable {name}")
+        return int(address)
+
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None and self._context.open:
             driver.cuCtxSynchronize()  # its kernels may still run

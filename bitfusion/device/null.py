@@ -59,6 +59,10 @@ class NullModule:
         size = sum(parameters[-1]) if parameters else 0
         return NullFunction(FunctionInfo(label or name, size, parameters, 0, 0, 0, 0, 1024))
 
+    def variable(self, name: str) -> int | None:
+        """There is none: nothing would ever be in it."""
+        return None
+
 
 def _parameters(text: str) -> Iterator[tuple[int, int]]:
     """(offset, size) of each parameter, at its own alignment or the one given."""

@@ -1,8 +1,8 @@
 """Compiled kernels, kept in memory and on disk. Knows nothing of how they are made, and never imports the compiler.
 
 One file per kernel, named by its key, written beside its place and moved there whole, so that any number of processes may share a
-directory. A file holds a magic, the SHA-256 of the rest, and the rest: msgpack of ``[key, entry, ptx]``. What does not read so is no
-entry, and the next ``put`` replaces it. A disk that is full, read-only or gone makes things slower, never wrong.
+directory. A file holds a magic, the SHA-256 of the rest, and the rest: msgpack of ``[key, entry, ptx, raises]``. What does not read
+so is no entry, and the next ``put`` replaces it. A disk that is full, read-only or gone makes things slower, never wrong.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import logging
 import os
 import sys
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from bitfusion.errors import RemoteProtocolError
 from bitfusion.kernels.options import Options
@@ -28,7 +30,7 @@ from bitfusion.wire import codec
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """The number of the gate's and the compiler's ways: an entry made by other ones is not found."""
 
 MAGIC = b"bitfusion ptx 1\n"
@@ -50,12 +52,22 @@ MEMORY_SIZE_MAX = 16 * MIB
 """In one worker; a session asks for the same kernel again only after it has unloaded it."""
 
 
+class Raised(NamedTuple):
+    """An exception that a kernel may raise: its class's name, its text, and where; no file where that is not known."""
+
+    exception: str
+    text: str
+    file: str
+    line: int
+
+
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """PTX text and the name of the kernel in it."""
+    """PTX text, the name of the kernel in it, and by the numbers it stores what it may raise (with ``debug``)."""
 
     ptx: bytes
     entry: str
+    raises: Mapping[int, Raised] = field(default_factory=dict)
 
 
 def key(program: Program, signature: Signature, options: Options, capability: tuple[int, int]) -> bytes:
@@ -204,7 +216,8 @@ class _Disk:
 
 
 def _encode(key: bytes, compiled: Compiled) -> bytes:
-    body = codec.pack((key, compiled.entry, compiled.ptx))
+    raises = [(number, *raised) for number, raised in compiled.raises.items()]
+    body = codec.pack((key, compiled.entry, compiled.ptx, raises))
     return MAGIC + sha256(body).digest() + body
 
 
@@ -218,6 +231,13 @@ def _decode(key: bytes, data: bytes) -> Compiled | None:
     except RemoteProtocolError:
         return None
     match value:
-        case (bytes(named), str(entry), bytes(ptx)) if named == key:
-            return Compiled(ptx, entry)
+        case (bytes(named), str(entry), bytes(ptx), tuple(raises)) if named == key and all(map(_is_raised, raises)):
+            return Compiled(ptx, entry, {item[0]: Raised(*item[1:]) for item in raises})  # type: ignore[index, misc]
     return None
+
+
+def _is_raised(value: object) -> bool:
+    match value:
+        case (int(), str(), str(), str(), int()):
+            return True
+    return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from numba.cuda import dispatcher, types
 from numba.cuda.core.compiler_lock import global_compiler_lock
 
 from bitfusion.errors import KernelError
-from bitfusion.kernels import folding, gate, program
+from bitfusion.kernels import folding, gate, program, raised
 from bitfusion.kernels.build import build
 from bitfusion.kernels.cache import Compiled, versions
 from bitfusion.kernels.failure import failure
@@ -39,9 +40,13 @@ def compile_kernel(
     that no kernel can have.
     """
     arguments = numba_arguments(signature)
-    with _numba_set_up(capability), listing(item.source for item in accepted) as names:
+    with (
+        _numba_set_up(capability),
+        listing(item.source for item in accepted) as names,
+        raised.listed(options.debug) as raises,
+    ):
         try:
-            return _compile(accepted, arguments, options, capability)
+            return replace(_compile(accepted, arguments, options, capability), raises=raises)
         except KernelError:
             raise
         except Exception as error:  # Numba raises errors of every class for what it does not understand

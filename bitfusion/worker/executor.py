@@ -18,6 +18,7 @@ from bitfusion.metrics import SessionMetrics
 from bitfusion.wire.operations import CONFIG, Field, Opcode, check
 from bitfusion.worker.kernels import Kernels
 from bitfusion.worker.memory import SessionMemory
+from bitfusion.worker.raised import Watch, watch
 
 T = TypeVar("T")
 
@@ -73,6 +74,7 @@ class Executor:
         self._events: Table[Event] = Table("event")
         self._modules: Table[Module] = Table("module")
         self._functions: Table[Function] = Table("function")
+        self._watched: dict[int, Watch] = {}
         self._handlers: dict[int, Callable[..., Any]] = {
             opcode: getattr(self, f"_{opcode.name.lower()}") for opcode in Opcode if opcode is not Opcode.WRITE_PAYLOAD
         }
@@ -163,7 +165,11 @@ class Executor:
         self, stream: int, function: int, digest: bytes, signature: Field, options: Field
     ) -> dict[str, object]:
         compiled, label = self._kernels.compile(digest, signature, options, self.device.info.compute_capability)
-        self._functions.add(function, self.device.load(compiled.ptx).function(compiled.entry, label))
+        module = self.device.load(compiled.ptx)
+        self._functions.add(function, module.function(compiled.entry, label))
+        watched = watch(self.device, module, compiled, label)
+        if watched is not None:
+            self._watched[function] = watched
         return asdict(self._functions[function].info)
 
     def _module_load(self, stream: int, module: int, image: bytes) -> None:
@@ -178,6 +184,7 @@ class Executor:
 
     def _function_unload(self, stream: int, function: int) -> None:
         self._functions.take(function)
+        self._watched.pop(function, None)
 
     def _launch(self, stream: int, function: int, config: bytes, arguments: bytes) -> None:
         kernel = self._functions[function]
@@ -188,6 +195,8 @@ class Executor:
         self.metrics.launches += 1
         gx, gy, gz, bx, by, bz, shared_size = CONFIG.unpack(config)
         self.device.launch(self._streams[stream], kernel, (gx, gy, gz), (bx, by, bz), shared_size, arguments)
+        if function in self._watched:
+            self._watched[function].check(self._streams[stream])
 
     # streams and events
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bitfusion import cuda
-from bitfusion.errors import KernelFaultError, LaunchError
+from bitfusion.errors import KernelFaultError, KernelRaisedError, LaunchError
 
 COMPILES = True
 """These kernels are compiled: the double of the driver does not run them."""
@@ -40,6 +40,24 @@ def test_saxpy(count):
     out = cuda.device_array(count, np.float32)
     saxpy[-(-count // 256), 256](np.float32(2.5), cuda.to_device(x), cuda.to_device(y), out)
     np.testing.assert_allclose(out.copy_to_host(), np.float32(2.5) * x + y, rtol=1e-6, atol=1e-6)
+
+
+@cuda.jit(debug=True, opt=False)
+def root(values):
+    i = cuda.grid(1)
+    assert values[i] >= 0, "a root of a negative number"
+    values[i] = math.sqrt(values[i])
+
+
+def test_an_assertion_that_fails():
+    values = cuda.to_device(np.array([4, 9, -1, 16], np.float32))
+    for _ in range(2):
+        root[1, 4](values)
+        with pytest.raises(KernelRaisedError, match=r"AssertionError: a root of a negative number at .*\d+$") as caught:
+            cuda.synchronize()
+        assert caught.value.details["thread"] == "(2, 0, 0)"
+    root[1, 2](values)
+    np.testing.assert_allclose(values.copy_to_host()[:2], np.array([4, 9]) ** (1 / 8), rtol=1e-6)
 
 
 def test_host_arrays_go_there_and_back():

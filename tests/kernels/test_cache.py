@@ -11,13 +11,14 @@ import sys
 import pytest
 
 from bitfusion.kernels import cache, program
-from bitfusion.kernels.cache import Cache, Compiled, key
+from bitfusion.kernels.cache import Cache, Compiled, Raised, key
 from bitfusion.kernels.options import Options
 from bitfusion.kernels.types import float32, int32, void
 
 KEY = bytes(range(32))
 OTHER = bytes(32)
-KERNEL = Compiled(b".version 8.0 // " + b"x" * 1000, "kernel")
+RAISES = {1 << 30: Raised("ValueError", "negative", "train.py", 7), 2**31 - 1: Raised("AssertionError", "", "", 0)}
+KERNEL = Compiled(b".version 8.0 // " + b"x" * 1000, "kernel", RAISES)
 
 
 def only_file(directory):

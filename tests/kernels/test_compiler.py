@@ -289,6 +289,33 @@ def test_debug_records_exceptions(kernel):
     assert b"__errcode__" in compiled(kernel, options=Options(debug=True, opt=False)).ptx
 
 
+@cuda.jit(device=True)
+def refusing(value):
+    if value < 0:
+        raise KeyError("in a function")
+    return value
+
+
+def raising_twice(x):
+    x[0] = refusing(x[1])
+    if x[2] < 0:
+        raise ValueError("in the kernel")
+
+
+def test_exceptions_of_all_functions_have_numbers_of_their_own():
+    made = compiled(raising_twice, options=Options(debug=True, opt=False))
+    assert {raised.exception: raised.text for raised in made.raises.values()} == {
+        "KeyError": "in a function",
+        "ValueError": "in the kernel",
+    }
+    for number, raised in made.raises.items():
+        assert 0 < number < 1 << 31
+        assert str(number).encode() in made.ptx
+        assert (raised.file, raised.exception in linecache.getline(__file__, raised.line)) == (__file__, True)
+    assert made.raises == compiled(raising_twice, options=Options(debug=True, opt=False)).raises
+    assert compiled(raising_twice).raises == {}
+
+
 @pytest.mark.parametrize(("capability", "target"), [((7, 5), b"sm_75"), ((9, 0), b"sm_90"), ((8, 8), b"sm_88")])
 def test_the_capability_decides_the_target(capability, target):
     assert b".target " + target in compiled(sample.axpy, types.float32, F4, F4, capability=capability).ptx

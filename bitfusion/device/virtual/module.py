@@ -72,6 +72,11 @@ class VirtualModule:
             self._functions[known] = self._load(*known)
         return self._functions[known]
 
+    def variable(self, name: str) -> int | None:
+        """The address of a variable, as long as the module or a function of it lives."""
+        found = self._program.image.variables.get(name)
+        return None if found is None else self._variables.address + found.offset
+
     def _load(self, name: str, label: str) -> VirtualFunction:
         kernel = self._program.kernel(name)
         code, loaded = kernel.code, Code(kernel.object_code)
