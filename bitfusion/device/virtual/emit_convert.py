@@ -56,14 +56,20 @@ def cvt(e: Emitter, i: Instruction) -> None:
 
 
 def _float_to_integer(e: Emitter, i: Instruction, value: Value, target: Type) -> Value:
-    """Out of range gives the nearest integer, NaN gives 0."""
+    """Out of range gives the nearest integer; NaN gives 0, or with 64 bits on either side the integer of the top bit only.
+
+    (PTX ISA 9.0, cvt: integer notes.)
+    """
     if value.type == "half":
         value = e.cast("fpext", value, "float")
     rounding = i.choose(_TO_INTEGER, None)
     if rounding:
         value = e.intrinsic(rounding, value)
     name = f"llvm.fpto{'s' if target.signed else 'u'}i.sat.{target.llvm}.{'f32' if value.type == 'float' else 'f64'}"
-    return e.call_foreign(f"declare {target.llvm} @{name}({value.type})", target.llvm, str(value))
+    result = e.call_foreign(f"declare {target.llvm} @{name}({value.type})", target.llvm, str(value))
+    if value.type == "double" or target.bits == 64:
+        result = e.select(e.fcmp("uno", value, value), -(1 << target.bits - 1), result)
+    return result
 
 
 def _integer_to_float(e: Emitter, i: Instruction, value: Value, source: Type, target: Type) -> Value:

@@ -296,6 +296,27 @@ def test_conversions_saturate_and_round(gpu, value, expected):
     assert out.host().tolist() == expected
 
 
+def to_integers(x, out_32, out_u32, out_64, out_u64):
+    i = cuda.grid(1)
+    if i < x.size:
+        out_32[i] = np.int32(x[i])
+        out_u32[i] = np.uint32(x[i])
+        out_64[i] = np.int64(x[i])
+        out_u64[i] = np.uint64(x[i])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "narrow"), [(np.float32, [0, 0]), (np.float64, [-(2**31), 2**31])], ids=["float32", "float64"]
+)
+def test_nan_becomes_the_integer_that_cuda_says(gpu, dtype, narrow):
+    """PTX ISA 9.0, cvt: 0, but the top bit alone where the source or the target has 64 bits."""
+    x = np.array([np.nan, 2.5, -np.nan, np.inf], dtype)
+    outs = [np.zeros(4, kind) for kind in (np.int32, np.uint32, np.int64, np.uint64)]
+    gpu.run(to_integers, 1, 32, x, *outs)
+    for out, nan in zip(outs, [*narrow, -(2**63), 2**63], strict=True):
+        assert out.tolist() == [nan, 2, nan, np.iinfo(out.dtype).max]
+
+
 def halves(x, y, out):
     i = cuda.grid(1)
     if i < x.size:
