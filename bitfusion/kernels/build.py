@@ -12,6 +12,7 @@ from types import CodeType, FunctionType
 from bitfusion.kernels import gate, names
 from bitfusion.kernels.numba_types import numba_value
 from bitfusion.kernels.syntax import refuse
+from bitfusion.kernels.types import Signature
 
 FORBIDDEN = frozenset(
     {"IMPORT_NAME", "IMPORT_FROM", "LOAD_BUILD_CLASS", "LOAD_NAME", "STORE_GLOBAL", "STORE_NAME", "DELETE_GLOBAL"}
@@ -19,8 +20,15 @@ FORBIDDEN = frozenset(
 """Instructions that no accepted function can have. The gate reads the syntax; this reads what Numba will read."""
 
 
-def build(accepted: Sequence[gate.Accepted], device_function: Callable[[FunctionType], object]) -> FunctionType:
-    """The kernel as a Python function; the others become what ``device_function`` makes of them."""
+def build(
+    accepted: Sequence[gate.Accepted],
+    device_function: Callable[[FunctionType], object],
+    declare: Callable[[object, Signature], None],
+) -> FunctionType:
+    """The kernel as a Python function; the others become what ``device_function`` makes of them.
+
+    ``declare`` is then called with those that have signatures, and each of these; callees come before their callers.
+    """
     functions = [_function(item) for item in accepted]
     called: dict[int, object] = {}
     for item, function in zip(accepted, functions, strict=True):
@@ -31,7 +39,29 @@ def build(accepted: Sequence[gate.Accepted], device_function: Callable[[Function
                 function.__globals__[key] = called[value.number]
             else:
                 function.__globals__[key] = numba_value(value.value)
+    for number in _callees_first(accepted):
+        for signature in accepted[number].signatures if number in called else ():
+            declare(called[number], signature)
     return functions[0]
+
+
+def _callees_first(accepted: Sequence[gate.Accepted]) -> Iterator[int]:
+    """The numbers of all functions that the first one uses, in an order in which only recursion goes backwards."""
+    met: set[int] = {0}
+    waiting: list[tuple[int, Iterator[int]]] = [(0, _callees(accepted[0]))]
+    while waiting:
+        number, callees = waiting[-1]
+        callee = next((callee for callee in callees if callee not in met), None)
+        if callee is None:
+            waiting.pop()
+            yield number
+        else:
+            met.add(callee)
+            waiting.append((callee, _callees(accepted[callee])))
+
+
+def _callees(accepted: gate.Accepted) -> Iterator[int]:
+    return (value.number for value in accepted.bound.values() if isinstance(value, gate.Callee))
 
 
 def _function(accepted: gate.Accepted) -> FunctionType:

@@ -24,7 +24,7 @@ from bitfusion.kernels.build import build
 from bitfusion.kernels.cache import Compiled, versions
 from bitfusion.kernels.failure import failure
 from bitfusion.kernels.listing import listing
-from bitfusion.kernels.numba_types import numba_arguments
+from bitfusion.kernels.numba_types import declared_types, numba_arguments
 from bitfusion.kernels.options import Options
 from bitfusion.kernels.types import Signature, float32, int32, void
 
@@ -62,7 +62,7 @@ def _compile(
         )(function)
 
     library, _ = numba_compiler._compile_pyfunc_with_fixup(
-        build(accepted, device_function),
+        build(accepted, device_function, _declare),
         types.void(*arguments),
         device=False,
         abi="numba",
@@ -75,6 +75,12 @@ def _compile(
     entry = library._entry_name
     ptx = _limit_registers(_ptx(library, capability), entry, options.max_registers)
     return Compiled(ptx.encode(), entry)
+
+
+def _declare(device_function: Any, signature: Signature) -> None:
+    """Compile a device function for a signature, and from then on for no other types than those declared."""
+    device_function.compile_device(*declared_types(signature))
+    device_function.disable_compile()
 
 
 def _ptx(library: Any, capability: Capability) -> str:

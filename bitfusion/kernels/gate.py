@@ -17,6 +17,8 @@ import numpy as np
 from bitfusion.errors import KernelTypeError, RemoteProtocolError
 from bitfusion.kernels import names, program, syntax
 from bitfusion.kernels.constants import decode_constant, holds_text
+from bitfusion.kernels.signatures import decode_signature
+from bitfusion.kernels.types import Signature
 
 VALUE_MEMBERS = frozenset("T dtype flat imag itemsize nbytes ndim real shape size strides".split())  # noqa: SIM905
 """Attributes of constants: what arrays and numbers have in Numba, and NumPy computes without a side effect."""
@@ -54,6 +56,7 @@ class Accepted:
     tree: ast.FunctionDef
     bound: Mapping[str, Bound]
     defaults: tuple[object, ...]
+    signatures: tuple[Signature, ...]
 
 
 MODULE_MARK = "module "
@@ -84,7 +87,20 @@ def _accept_function(function: program.Function) -> Accepted:
     replaced = {id(item.node): _replacement(function, item, bindings) for item in parsed.references}
     _replace(parsed.tree, replaced)
     bound = {key: value for key, value in bindings.items() if not isinstance(value, Path)}
-    return Accepted(function, parsed.tree, bound, defaults)
+    signatures = tuple(_signature(function, parsed, tree) for tree in function.signatures)
+    return Accepted(function, parsed.tree, bound, defaults, signatures)
+
+
+def _signature(function: program.Function, parsed: syntax.Parsed, tree: object) -> Signature:
+    """A signature that a device function was declared with."""
+    try:
+        signature = decode_signature(tree)
+    except (RemoteProtocolError, KernelTypeError) as error:
+        raise syntax.refuse(function, function.line, error.message) from None
+    count = len(parsed.tree.args.args) + len(parsed.tree.args.posonlyargs)
+    if not count - parsed.default_count <= len(signature.args) <= count:
+        raise syntax.refuse(function, function.line, f"the signature {signature} does not fit its {count} parameters")
+    return signature
 
 
 def _bind(function: program.Function, binding: program.Binding) -> Path | Bound:

@@ -36,6 +36,12 @@ def numba_arguments(signature: Signature) -> tuple[Any, ...]:
     return tuple(numba_type(argument) for argument in signature.args)
 
 
+def declared_types(signature: Signature) -> tuple[tuple[Any, ...], Any]:
+    """What a device function is declared to take and return; None as its result where that is to be inferred."""
+    arguments = tuple(numba_type(argument) for argument in signature.args)
+    return arguments, None if signature.return_type.name == "none" else numba_type(signature.return_type)
+
+
 def numba_value(value: object) -> object:
     """A constant as Numba is to see it: our types become its own, everything else is what it is."""
     if isinstance(value, Type):

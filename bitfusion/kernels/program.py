@@ -7,14 +7,14 @@ and sizes only; what a kernel may contain and refer to is the gate's business.
 from __future__ import annotations
 
 import keyword
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from bitfusion.errors import KernelSourceError, RemoteProtocolError
 from bitfusion.kernels.constants import Plain
 from bitfusion.wire import codec
 
-FORMAT = 1
+FORMAT = 2
 """The number of this form; a receiver refuses others."""
 
 FUNCTION_COUNT_MAX = 256
@@ -22,6 +22,9 @@ FUNCTION_COUNT_MAX = 256
 
 BINDING_COUNT_MAX = 1024
 """Names from outside in one function."""
+
+SIGNATURE_COUNT_MAX = 64
+"""Declared signatures of one device function; those of all types in pairs are 49."""
 
 TEXT_SIZE_MAX = 256 * 1024
 """Characters of one function: 4000 lines. Numba would need minutes for it."""
@@ -55,7 +58,8 @@ class Binding:
 class Function:
     """One function: the lines of its definition as they stand in ``file`` from ``line`` on, and its names from outside.
 
-    ``defaults`` are the values (as constants) of its last parameters.
+    ``defaults`` are the values (as constants) of its last parameters. ``signatures`` are what a device function was declared with:
+    arguments are converted to them and its result to their return type (``none``: whatever it is).
     """
 
     name: str
@@ -64,6 +68,7 @@ class Function:
     text: str
     bindings: tuple[Binding, ...] = ()
     defaults: tuple[Plain, ...] = ()
+    signatures: tuple[Plain, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +84,14 @@ class Program:
         """
         functions = self.functions
         if not places:
-            functions = tuple(Function(f.name, "", 0, f.text, f.bindings, f.defaults) for f in functions)
+            functions = tuple(replace(function, file="", line=0) for function in functions)
         return sha256(encode(Program(functions))).digest()
 
 
 def encode(program: Program) -> bytes:
     """The program's bytes; equal programs have equal bytes."""
     functions = [
-        (f.name, f.file, f.line, f.text, [(b.key, b.kind, b.value) for b in f.bindings], f.defaults)
+        (f.name, f.file, f.line, f.text, [(b.key, b.kind, b.value) for b in f.bindings], f.defaults, f.signatures)
         for f in program.functions
     ]
     return codec.pack(("kernel", FORMAT, functions))
@@ -111,7 +116,7 @@ def decode(data: bytes) -> Program:
 
 def _decode_function(value: object, count: int) -> Function:
     match value:
-        case (str(name), str(file), int(line), str(text), tuple(bindings), tuple(defaults)) if (
+        case (str(name), str(file), int(line), str(text), tuple(bindings), tuple(defaults), tuple(signatures)) if (
             is_name(name)
             and 0 < len(file) <= FILE_SIZE_MAX
             and file.isprintable()
@@ -120,10 +125,12 @@ def _decode_function(value: object, count: int) -> Function:
             and 0 < len(text) <= TEXT_SIZE_MAX
             and "\0" not in text
             and len(bindings) <= BINDING_COUNT_MAX
+            and len(signatures) <= SIGNATURE_COUNT_MAX
         ):
-            return Function(name, file, line, text, tuple(_decode_binding(item, count) for item in bindings), defaults)
+            names = tuple(_decode_binding(item, count) for item in bindings)
+            return Function(name, file, line, text, names, defaults, signatures)
     raise KernelSourceError(
-        "a captured function must be [name, file, line, text, bindings, defaults] within the limits of the wire"
+        "a captured function must be [name, file, line, text, bindings, defaults, signatures] within the limits of the wire"
     )
 
 

@@ -16,10 +16,10 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -27,7 +27,9 @@ from bitfusion.errors import KernelSourceError, KernelTypeError
 from bitfusion.kernels import names, program, syntax
 from bitfusion.kernels.constants import Plain, encode_constant
 from bitfusion.kernels.lambdas import lambda_as_function
+from bitfusion.kernels.signatures import encode as encode_signature
 from bitfusion.kernels.types import NAMES as TYPE_NAMES
+from bitfusion.kernels.types import Signature
 
 PLAIN_VALUES = (bool, int, float, complex, str, tuple, np.generic, np.ndarray)
 """Values that are constants whatever else they are: ``from math import pi`` is a number."""
@@ -63,15 +65,25 @@ def _python_function(value: object) -> FunctionType | None:
     return inner if isinstance(inner, FunctionType) else None
 
 
+_Declared: TypeAlias = tuple[FunctionType, tuple[Signature, ...]]
+"""A function, and the signatures that its decorator was given."""
+
+
+def _signatures(dispatcher: object) -> tuple[Signature, ...]:
+    """What a device function of this package was declared with; Numba's own dispatchers are taken without."""
+    declared = getattr(dispatcher, "declared", ())
+    return declared if isinstance(declared, tuple) and all(isinstance(item, Signature) for item in declared) else ()
+
+
 class _Capture:
     """The functions of one program, in the order in which they are met."""
 
     def __init__(self) -> None:
-        self._numbers: dict[FunctionType, int] = {}
+        self._numbers: dict[_Declared, int] = {}
 
-    def number(self, function: FunctionType) -> int:
-        """The number of a function; a new one waits to be captured."""
-        number = self._numbers.setdefault(function, len(self._numbers))
+    def number(self, function: FunctionType, signatures: tuple[Signature, ...] = ()) -> int:
+        """The number of a function as it is declared; a new one waits to be captured."""
+        number = self._numbers.setdefault((function, signatures), len(self._numbers))
         if number >= program.FUNCTION_COUNT_MAX:
             raise KernelSourceError(f"a kernel can use {program.FUNCTION_COUNT_MAX} device functions at most")
         return number
@@ -80,8 +92,10 @@ class _Capture:
         """Capture them all; each may name further ones. ``name`` is the first one's."""
         done = 0
         while done < len(self._numbers):
-            function = list(self._numbers)[done]
-            yield self._function(function, name if done == 0 else None)
+            function, signatures = list(self._numbers)[done]
+            captured = self._function(function, name if done == 0 else None)
+            declared: Any = tuple(map(encode_signature, signatures))
+            yield replace(captured, signatures=declared)
             done += 1
 
     def _function(self, function: FunctionType, name: str | None) -> program.Function:
@@ -125,7 +139,7 @@ class _Capture:
         if path is not None:
             return _by_path(path)
         if getattr(value, "py_func", None) is not None and (inner := _python_function(value)) is not None:
-            return program.FUNCTION, self.number(inner)
+            return program.FUNCTION, self.number(inner, _signatures(value))
         if not isinstance(value, PLAIN_VALUES) and (path := _known_path(value)) is not None:
             return _by_path(path)
         if callable(value) and (path := _missing_path(value)) is not None:

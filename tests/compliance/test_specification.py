@@ -144,6 +144,7 @@ KERNEL_LIMITS = {
     "source": limits.SOURCE_SIZE_MAX,
     "functions": program.FUNCTION_COUNT_MAX,
     "names from outside, per function": program.BINDING_COUNT_MAX,
+    "signatures, per function": program.SIGNATURE_COUNT_MAX,
     "text of a function": program.TEXT_SIZE_MAX,
     "line": program.LINE_MAX,
 }

@@ -9,7 +9,7 @@ import pytest
 
 from bitfusion import cuda
 from bitfusion.cuda import float32, int32, libdevice, random
-from bitfusion.errors import UnsupportedError
+from bitfusion.errors import KernelCompileError, UnsupportedError
 
 pytestmark = pytest.mark.usefixtures("client")
 
@@ -223,3 +223,80 @@ def test_dir_lists_what_there_is():
     for name in dir(cuda):
         getattr(cuda, name)
     assert {"jit", "grid", "float32", "atomic", "random", "to_device"} <= set(dir(cuda))
+
+
+@cuda.jit("uint32(uint32)", device=True)
+def scramble(state):
+    return state * 1664525 + 1013904223
+
+
+@cuda.jit(device=True)
+def twice(state):
+    return scramble(scramble(state))
+
+
+@cuda.jit("float32(float32)", device=True)
+def third(x):
+    return x / 3
+
+
+@cuda.jit(["int64(int64, int64)", "float64(float64, float64)"], device=True)
+def half_of_sum(x, y):
+    return (x + y) / 2
+
+
+@cuda.jit("(int32, int32)", device=True)
+def kept(x, y):
+    return x + y
+
+
+def test_device_functions_keep_to_the_signatures_they_are_declared_with():
+    """Without: 64-bit integers that do not wrap, and double precision."""
+
+    @cuda.jit
+    def use(states, x, out):
+        i = cuda.grid(1)
+        states[i] = twice(states[i]) >> 3
+        out[0, i] = third(x[i])
+        out[1, i] = half_of_sum(i, 2)
+        out[2, i] = half_of_sum(x[i], 2)
+        out[3, i] = kept(x[i], 1.75)
+
+    states = np.array([1, 2**31 + 5, 77], np.uint32)
+    x, out = np.array([1.0, 2.5, 4.0]), np.zeros((4, 3))
+    expected = states
+    for _ in range(2):
+        expected = expected * np.uint32(1664525) + np.uint32(1013904223)
+    use[1, 3](states, x, out)
+    np.testing.assert_array_equal(states, expected >> 3)
+    np.testing.assert_array_equal(out[0], x.astype(np.float32) / np.float32(3))
+    np.testing.assert_array_equal(out[1:], [[1, 1, 2], (x + 2) / 2, [2, 3, 5]])
+
+
+def test_one_function_declared_in_two_ways_is_two():
+    def double(x):
+        return x * 2
+
+    narrow, wide = cuda.jit("uint8(uint8)", device=True)(double), cuda.jit("int64(int64)", device=True)(double)
+
+    @cuda.jit
+    def use(out):
+        out[0], out[1] = narrow(200), wide(200)
+
+    out = np.zeros(2, np.int64)
+    use[1, 1](out)
+    assert out.tolist() == [400 % 256, 400]
+
+
+def test_a_declared_function_that_cannot_be_compiled_names_its_line():
+    @cuda.jit("int32(float32[:])", device=True)
+    def wrong(x):
+        return x.missing
+
+    @cuda.jit
+    def use(x):
+        x[0] = wrong(x)
+
+    line = wrong.py_func.__code__.co_firstlineno + 2
+    with pytest.raises(KernelCompileError, match=rf"(?s)test_language.py:{line}: .*missing"):
+        use[1, 1](np.zeros(1, np.float32))

@@ -13,6 +13,7 @@ import pytest
 from bitfusion.kernels import cache, program
 from bitfusion.kernels.cache import Cache, Compiled, Raised, key
 from bitfusion.kernels.options import Options
+from bitfusion.kernels.signatures import encode
 from bitfusion.kernels.types import float32, int32, void
 
 KEY = bytes(range(32))
@@ -47,6 +48,7 @@ SIGNATURE = void(float32[::1])
         (function(text="def kernel(x): return\n"), SIGNATURE, Options(), (8, 0), False),
         (function(bindings=BINDING), SIGNATURE, Options(), (8, 0), False),
         (function(defaults=(1,)), SIGNATURE, Options(), (8, 0), False),
+        (function(signatures=(encode(SIGNATURE),)), SIGNATURE, Options(), (8, 0), False),
         (function(), void(float32[:]), Options(), (8, 0), False),
         (function(), void(float32[::1], int32), Options(), (8, 0), False),
         (function(), SIGNATURE, Options(fastmath=True), (8, 0), False),

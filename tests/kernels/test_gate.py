@@ -245,11 +245,11 @@ def test_paths_off_the_allow_list_cannot_be_bound(path):
         accept(program.Program((kernel,)))
 
 
-GOOD = ["kernel", "train.py", 1, "def kernel(x): pass\n", [], []]
+GOOD = ["kernel", "train.py", 1, "def kernel(x): pass\n", [], [], []]
 
 
 def changed(position, value):
-    return ["kernel", 1, [[*GOOD[:position], value, *GOOD[position + 1 :]]]]
+    return ["kernel", program.FORMAT, [[*GOOD[:position], value, *GOOD[position + 1 :]]]]
 
 
 @pytest.mark.parametrize(
@@ -261,16 +261,16 @@ def changed(position, value):
         {},
         "kernel",
         ["kernel"],
-        ["kernel", 1, []],
-        ["kernel", 1, None],
-        ["kernel", 1, [None]],
-        ["kernel", 2, [GOOD]],
+        ["kernel", program.FORMAT, []],
+        ["kernel", program.FORMAT, None],
+        ["kernel", program.FORMAT, [None]],
+        ["kernel", 1, [GOOD]],
         ["kernel", True, [GOOD] * 300],
-        ["other", 1, [GOOD]],
-        ["kernel", 1, [GOOD], 1],
-        ["kernel", 1, [GOOD] * 257],
-        ["kernel", 1, [GOOD[:5]]],
-        ["kernel", 1, [[*GOOD, 1]]],
+        ["other", program.FORMAT, [GOOD]],
+        ["kernel", program.FORMAT, [GOOD], 1],
+        ["kernel", program.FORMAT, [GOOD] * 257],
+        ["kernel", program.FORMAT, [GOOD[:6]]],
+        ["kernel", program.FORMAT, [[*GOOD, 1]]],
         changed(0, ""),
         changed(0, "not a name"),
         changed(0, "__import__"),
@@ -315,6 +315,13 @@ def changed(position, value):
         changed(4, [["k", "constant", 1]] * 2000),
         changed(5, None),
         changed(5, [1]),
+        changed(6, None),
+        changed(6, ["int32"]),
+        changed(6, [["signature", "int32", []]]),
+        changed(6, [["signature", "int32", ["int32", "int32"]]]),
+        changed(6, [["signature", "os", ["int32"]]]),
+        changed(6, [["signature", "int32", [["array", "none", 1, "C"]]]]),
+        changed(6, [["signature", "int32", ["int32"]]] * 65),
     ],
 )
 def test_malformed_programs_are_refused(value):
