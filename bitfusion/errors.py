@@ -68,6 +68,14 @@ class BitfusionError(Exception):
         value = self.details.get("operation")
         return value if isinstance(value, str) else None
 
+    def again(self) -> BitfusionError:
+        """The same error to be raised once more: an exception that is raised again grows a longer traceback, which keeps what it met."""
+        return type(self)(self.message, **self.details)
+
+
+OPEN_ANOTHER = "connect again (with bitfusion.cuda: cuda.close(), and the next use opens another session)"
+"""What to do where a session has ended, for both faces."""
+
 
 class ConfigError(BitfusionError):
     """An option, a target or a setting that cannot work."""
@@ -254,7 +262,8 @@ class LaunchError(DeviceError):
 class KernelFaultError(DeviceError):
     """A kernel failed while it ran; as in CUDA the session is poisoned: every later call reports this error.
 
-    Details where known: ``cuda_name``, ``kernel``, ``address``, ``block`` and ``thread`` (``"(x, y, z)"``).
+    Details where known: ``cuda_name``, ``kernel``, ``address``, ``block`` and ``thread`` (``"(x, y, z)"``); ``earlier`` is true
+    where the call that raises it is not the first to report it.
     """
 
     code = 56

@@ -57,7 +57,7 @@ class LocalSession(ClientSession):
 
     def _post(self, opcode: int, stream: int, fields: tuple[object, ...]) -> None:
         if self.error is not None:
-            raise self.error
+            raise self.error.again()
         self.metrics.operations_posted += 1
         if self._failures.pending is not None and opcode in STREAM_WORK:
             return
@@ -79,7 +79,7 @@ class LocalSession(ClientSession):
 
     def _write(self, stream: int, address: int, payload: memoryview) -> None:
         if self.error is not None:
-            raise self.error
+            raise self.error.again()
         if self._failures.pending is not None:
             return
         started = time.perf_counter_ns()
@@ -90,14 +90,24 @@ class LocalSession(ClientSession):
             self._failures.keep(error, f"write({address:#x}, {payload.nbytes} bytes)")
         self.metrics.transfer_ns += time.perf_counter_ns() - started
 
-    def call(self, opcode: int, stream: int, *fields: object, into: memoryview | None = None) -> Call:
+    def call(
+        self,
+        opcode: int,
+        stream: int,
+        *fields: object,
+        into: memoryview | None = None,
+        among: list[Call] | None = None,
+    ) -> Call:
         """Execute a call; it is done when this returns."""
         with self.turn:
-            return self._call(opcode, stream, fields, into)
+            call = self._call(opcode, stream, fields, into)
+        if among is not None:
+            among.append(call)
+        return call
 
     def _call(self, opcode: int, stream: int, fields: tuple[object, ...], into: memoryview | None) -> Call:
         if self.error is not None:
-            raise self.error
+            raise self.error.again()
         self.metrics.calls += 1
         call, started = Call(0, opcode, into), time.perf_counter_ns()
         failure = self._failures.take()

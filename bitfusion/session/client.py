@@ -6,13 +6,19 @@ transport sees to. Failures of posted work arrive as the failure of a later call
 
 An operation of the client is a generator that yields what it waits for: a ``Call`` until it is done, ``Wait.ROOM`` until the
 session is no longer ``full``, ``Wait.SENT`` until all that is queued has left (so that the caller's memory may change).
+
+An interrupt anywhere in here loses nothing, by the rule of wire/connection.py: an entry leaves the queue in the same run of
+assignments in which its frame goes to the sender, and an event from the connection stands until what it means is stored; should it be
+handled twice, that is as once. ``settle`` goes on where an interrupt struck.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum, auto
+from itertools import islice
 from typing import TypeAlias, TypeVar
 
 from bitfusion import limits
@@ -62,7 +68,7 @@ class Call:
     def result(self) -> Field:
         """The reply's value; raises the failure. Only once ``done``."""
         if self._error is not None:
-            raise self._error
+            raise self._error.again()
         return self._value
 
     def finish(self, value: Field = None, error: BitfusionError | None = None) -> None:
@@ -85,7 +91,14 @@ class ClientSession:
         """Why the session ended, once it has."""
         self.wake: Callable[[], None] | None = None
         """Asked for once when something is posted to a session that nobody is about to flush."""
+        self.turn: AbstractContextManager[object] = nullcontext()
+        """Held by whoever takes in bytes; a transport that more than one thread may drive puts its lock here."""
+        self.rcvd: list[int] = []
+        """Bytes that have come to the last ``get_buffer`` and are not taken in yet: one count at most, put there by the receiver."""
+        self.torn = False
+        """An interrupt struck a second time, where memory was being taken back: the session cannot go on."""
         self._connection = Connection(Role.CLIENT, self.metrics)
+        self._event: Frame | PayloadEnd | None = None  # that is being handled
         self._welcome: Welcome | None = None
         self._queue: deque[Entry] = deque()
         self._calls: dict[int, Call] = {}
@@ -99,7 +112,7 @@ class ClientSession:
     def welcome(self) -> Welcome:
         """What the server granted; SessionClosedError before it did."""
         if self._welcome is None:
-            raise self.error or SessionClosedError("the session has not been opened yet")
+            raise self.error.again() if self.error else SessionClosedError("the session has not been opened yet")
         return self._welcome
 
     @property
@@ -127,7 +140,7 @@ class ClientSession:
     def post(self, opcode: int, stream: int, *fields: object) -> None:
         """Queue a posted operation. Raises the error that ended the session, if one has."""
         if self.error is not None:
-            raise self.error
+            raise self.error.again()
         self._queue.append(self._pack((opcode, stream, *fields)))
         if self.wake is not None:
             self.wake()
@@ -135,27 +148,42 @@ class ClientSession:
     def post_payload(self, opcode: int, stream: int, *fields: object, payload: memoryview) -> None:
         """Queue a posted operation with a payload, which must not change until Wait.SENT is over."""
         if self.error is not None:
-            raise self.error
+            raise self.error.again()
         self._queue.append((opcode, stream, codec.pack(fields), payload))
 
-    def call(self, opcode: int, stream: int, *fields: object, into: memoryview | None = None) -> Call:
-        """Queue a call; its reply's payload goes ``into`` the caller's memory."""
+    def call(
+        self,
+        opcode: int,
+        stream: int,
+        *fields: object,
+        into: memoryview | None = None,
+        among: list[Call] | None = None,
+    ) -> Call:
+        """Queue a call; its reply's payload goes ``into`` the caller's memory. ``among`` has it before it is queued: to abandon it."""
         if self.error is not None:
-            raise self.error
+            raise self.error.again()
         self._request = self._request % REQUEST_MAX + 1
         call = Call(self._request, opcode, into)
+        entry = (call, stream, codec.pack(fields))
+        if among is not None:
+            among.append(call)
         self._calls[call.request] = call
-        self._queue.append((call, stream, codec.pack(fields)))
+        self._queue.append(entry)
         self._queue_count_max = QUEUE_COUNT_MIN
         self.metrics.calls += 1
         return call
 
-    def abandon(self, call: Call) -> None:
-        """Nobody waits for ``call`` any longer; an answer that still comes, or is just coming, is dropped."""
-        if call.request in self._calls:
-            self._calls[call.request] = Call(call.request, call.opcode)
-        if call.request == self._receiving:
-            self._connection.divert_payload()
+    def abandon(self, *calls: Call) -> None:
+        """Nobody waits for ``calls`` any longer; an answer that still comes, or is just coming, is dropped."""
+        with self.turn:
+            self.torn = True  # if this is interrupted, later bytes could reach memory that the caller has taken back
+            self.settle()
+            for call in calls:
+                if call.request in self._calls:
+                    self._calls[call.request] = Call(call.request, call.opcode)
+                if call.request == self._receiving:
+                    self._connection.divert_payload()
+            self.torn = False
 
     # sending
 
@@ -173,33 +201,36 @@ class ClientSession:
     def data_to_send(self) -> list[Buffer]:
         """Take from the queue what credits allow, as buffers in order."""
         buffers: list[Buffer] = []
+        self.move_to(buffers)
+        return buffers
+
+    def move_to(self, buffers: list[Buffer]) -> None:
+        """Move from the queue what credits allow to the end of ``buffers``, in order. An interrupt leaves nothing in between."""
         queue = self._queue
         while queue:
             entry = queue[0]
             if isinstance(entry, bytes):
                 if self._credits <= 0:
                     break
-                buffers += self._batch()
+                self._move_batch(buffers)
             else:
+                frame = self._single(entry)
+                buffers += frame
                 queue.popleft()
-                buffers += self._single(entry)
-        return buffers
 
-    def _batch(self) -> list[Buffer]:
+    def _move_batch(self, buffers: list[Buffer]) -> None:
         """The posted operations at the head of the queue as one frame, within count, size and credits."""
-        queue, size = self._queue, 0
-        parts: list[bytes] = []
-        while queue and len(parts) < min(self._credits, limits.BATCH_COUNT_MAX) and size < limits.BATCH_SIZE:
-            entry = queue[0]
-            if not isinstance(entry, bytes):
-                break
-            queue.popleft()
-            parts.append(entry)
-            size += len(entry)
-        self._credits -= len(parts)
-        self._queue_count_max = min(2 * self._queue_count_max, QUEUE_COUNT_MAX)
-        self.metrics.operations_posted += len(parts)
-        return self._connection.send(Kind.POST, b"".join([codec.pack_array_header(len(parts)), *parts]))
+        queue = self._queue
+        parts = _batch(list(islice(queue, min(self._credits, limits.BATCH_COUNT_MAX))))
+        count, count_max = len(parts), min(2 * self._queue_count_max, QUEUE_COUNT_MAX)
+        frame = self._connection.send(Kind.POST, b"".join([codec.pack_array_header(count), *parts]))
+        leaving: Iterator[Entry] = islice(iter(queue.popleft, None), count)
+        gone: deque[Entry] = deque(maxlen=0)
+        buffers += frame
+        self._credits -= count
+        self._queue_count_max = count_max
+        self.metrics.operations_posted += count
+        gone.extend(leaving)  # one call takes all of them out of the queue
 
     def _single(self, entry: tuple[Call, int, bytes] | tuple[int, int, bytes, memoryview]) -> list[Buffer]:
         if len(entry) == 3:
@@ -216,9 +247,21 @@ class ClientSession:
 
     def buffer_updated(self, count: int) -> None:
         """Take in ``count`` received bytes: calls get done. A breach by the server ends the session."""
+        self.rcvd.append(count)
+        self.settle()
+
+    def settle(self) -> None:
+        """Take in what ``rcvd`` says has come, and go on with what an interrupt left undone."""
         try:
-            self._connection.buffer_updated(count)
-            while (event := self._connection.next_event()) is not None:
+            if self.rcvd:
+                self._connection.buffer_updated(self.rcvd[0])
+                self.rcvd.clear()
+            while self.error is None:
+                event = self._event
+                if event is None:
+                    event = self._event = self._connection.next_event()
+                if event is None:
+                    break
                 if isinstance(event, PayloadEnd):
                     self._payload_rcvd(event.frame)
                 else:
@@ -232,7 +275,7 @@ class ClientSession:
         The first reason stays, unless the program itself closes the session after it.
         """
         if self.error is None or isinstance(error, SessionClosedError):
-            self.error = error
+            self.error = error.again()  # without the traceback, which would keep the frames of the one that was raised
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.finish(error=self.error)
@@ -246,9 +289,10 @@ class ClientSession:
                 self._failure_rcvd(frame)
             case Kind.CREDIT:
                 self._credits += frame.request
+                self._event = None
             case Kind.WELCOME:
-                self._welcome = decode_welcome(frame.metadata)
-                self._credits = self._welcome.credit_count
+                welcome = decode_welcome(frame.metadata)
+                self._welcome, self._credits, self._event = welcome, welcome.credit_count, None
 
     def _reply_rcvd(self, frame: Frame) -> None:
         call = self._calls.get(frame.request)
@@ -258,13 +302,14 @@ class ClientSession:
             self._reply_done(frame, call)
         elif call.into is None:
             self._connection.discard_payload()
+            self._event = None
         else:
             target = call.into[call.filled : call.filled + frame.payload_size]
             if target.nbytes != frame.payload_size:
                 raise RemoteProtocolError(f"the server sent more than request {frame.request} asked for")
-            call.filled += frame.payload_size
-            self._receiving = frame.request
             self._connection.receive_into(target)
+            call.filled += frame.payload_size
+            self._receiving, self._event = frame.request, None
 
     def _payload_rcvd(self, frame: Frame) -> None:
         self._receiving = 0
@@ -272,15 +317,31 @@ class ClientSession:
 
     def _reply_done(self, frame: Frame, call: Call) -> None:
         if frame.flags & Flag.MORE:
+            self._event = None
             return
         if call.into is not None and call.filled != call.into.nbytes:
             raise RemoteProtocolError(f"the server sent less than request {frame.request} asked for")
-        del self._calls[frame.request]
         call.finish(frame.metadata)
+        del self._calls[frame.request]
+        self._event = None
 
     def _failure_rcvd(self, frame: Frame) -> None:
         error = decode(frame.metadata)
         if frame.request == 0 or self._connection.state is State.CLOSED:
             self.end(error)
-        elif (call := self._calls.pop(frame.request, None)) is not None:
+        elif (call := self._calls.get(frame.request)) is not None:
             call.finish(error=error)
+        self._calls.pop(frame.request, None)
+        self._event = None
+
+
+def _batch(entries: list[Entry]) -> list[bytes]:
+    """Those of ``entries`` that go into one frame: posted operations, up to about its size."""
+    parts: list[bytes] = []
+    size = 0
+    for entry in entries:
+        if size >= limits.BATCH_SIZE or not isinstance(entry, bytes):
+            break
+        parts.append(entry)
+        size += len(entry)
+    return parts

@@ -4,8 +4,9 @@
 when the program goes idle, so that work never sits unseen; it sleeps while nothing is posted. One lock says whose turn it is: the program
 holds it while it waits for something, the flusher, which never blocks, for a moment while the program does other things.
 
-An interrupt (Ctrl-C) while an answer is awaited abandons that call and the session goes on; an interrupt in the middle of moving
-bytes ends the session, because nobody can know how many of them went.
+An interrupt (Ctrl-C) abandons the call that is awaited, and the session goes on. For that, no count of moved bytes may get lost
+between the system call and the account of it: ``list.extend`` stores what the system call returned before Python looks for signals again
+(wire/connection.py has the rule), and the next turn goes on from there. What was sent in part of an interrupted copy is sent to its end.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ import time
 from typing import TypeVar
 
 from bitfusion import limits
-from bitfusion.errors import BitfusionError, ConnectionLostError, DeadlineError, SessionClosedError, SessionError
+from bitfusion.errors import (
+    OPEN_ANOTHER,
+    BitfusionError,
+    ConnectionLostError,
+    DeadlineError,
+    SessionClosedError,
+    SessionError,
+)
 from bitfusion.session.client import Call, ClientSession, Operation, Wait
 from bitfusion.session.hello import Hello
 from bitfusion.transport import address
@@ -55,7 +63,14 @@ class BlockingTransport:
         self._flush_delay_s = flush_delay_s
         self._lock = threading.RLock()  # re-entered only by a signal handler that uses the session
         self._unsent: list[Buffer] = []
-        self._moving = False  # the program is between taking bytes and the account of them
+        self._sent: list[
+            int
+        ] = []  # bytes of ``_unsent`` that have left and are not taken out of it yet: one count at most
+        self._moving = (
+            False  # the program is between taking bytes and the account of them: a signal handler must keep out
+        )
+        self._interrupted = False  # it left that early: the next turn goes on from there
+        session.turn = self._lock
         self._flusher: threading.Thread | None = None
         self._awake = threading.Event()
         self._closing = threading.Event()
@@ -76,7 +91,7 @@ class BlockingTransport:
             while not self.session.opened:
                 self._receive(deadline)
                 if self.session.error is not None:
-                    raise self.session.error
+                    raise self.session.error.again()
         except BaseException:
             self._sock.close()
             raise
@@ -107,6 +122,7 @@ class BlockingTransport:
     def forget(self) -> None:
         """In a forked child: the session is the parent's. Give up this copy of its socket without a word to the server."""
         self._lock = threading.RLock()  # the parent's may have been held, and nobody here would release it
+        self.session.turn = self._lock
         self._awake, self._closing = threading.Event(), threading.Event()
         self._flusher, self._unsent = None, []
         self.session.wake = None
@@ -139,7 +155,7 @@ class BlockingTransport:
         started = time.perf_counter_ns()
         moving = started if wait is Wait.SENT else 0  # since when payload moves
         with self._lock:
-            self._check_turn()
+            self._take_turn()
             try:
                 self._flush(deadline)
                 if isinstance(wait, Call):
@@ -148,9 +164,9 @@ class BlockingTransport:
                             moving = time.perf_counter_ns()
                         self._receive(deadline)
             except BaseException:
+                self._leave_turn()
                 if isinstance(wait, Call):
                     self.session.abandon(wait)
-                self._end_if_moving()
                 raise
         if wait is not Wait.ROOM:
             now = time.perf_counter_ns()
@@ -160,25 +176,39 @@ class BlockingTransport:
     def flush(self, deadline: float | None = None) -> None:
         """Send all that is queued, waiting for credits where they are used up. Raises what ended the session."""
         with self._lock:
-            self._check_turn()
+            self._take_turn()
             try:
                 self._flush(deadline)
             except BaseException:
-                self._end_if_moving()
+                self._leave_turn()
                 raise
 
-    def _check_turn(self) -> None:
+    def _take_turn(self) -> None:
         if self._moving:
             raise SessionError("a signal handler cannot use a session that it interrupted in the middle of a transfer")
+        if self._interrupted:
+            self._resume()
+
+    def _leave_turn(self) -> None:
+        """An interrupt, or a deadline: what is half done waits for the next turn."""
+        self._interrupted, self._moving = True, False
+
+    def _resume(self) -> None:
+        """Finish what an interrupt left half done. Being interrupted itself changes nothing."""
+        if self.session.torn:
+            self._end_torn()
+        self._account_sent()
+        self.session.settle()
+        self._interrupted = False
 
     def _flush(self, deadline: float | None) -> None:
         session = self.session
         if session.error is not None:
-            raise session.error
+            raise session.error.again()
         try:
             while True:
                 self._moving = True  # what has been taken from the queue is nowhere else yet
-                self._unsent += session.data_to_send()
+                session.move_to(self._unsent)
                 self._send_all(deadline)
                 if not session.queued:
                     break
@@ -188,21 +218,17 @@ class BlockingTransport:
             self._moving = False
             self._send_failed(error)
         if session.error is not None:
-            raise session.error
+            raise session.error.again()
 
     # the socket
 
-    def _end_if_moving(self) -> None:
-        """After an interrupt between taking bytes and the account of them, nobody can know how many went: end the session."""
-        if self._moving:
-            self._moving = False
-            self.session.end(
-                SessionClosedError(
-                    "the session was interrupted in the middle of a transfer and had to end; connect again"
-                )
-            )
-            self._closing.set()
-            self._sock.close()
+    def _end_torn(self) -> None:
+        """Interrupted while it took memory back: what is still to be received could reach memory that is the caller's again."""
+        self.session.end(
+            SessionClosedError(f"the session was interrupted while it took back an interrupted copy; {OPEN_ANOTHER}")
+        )
+        self._closing.set()
+        self._sock.close()
 
     def _lose(self, error: OSError | None) -> None:
         self._unsent = []
@@ -231,22 +257,27 @@ class BlockingTransport:
         """Send once and account for it."""
         unsent = self._unsent
         if len(unsent) == 1:  # as a rule: a call, or a batch
-            count = self._sock.send(unsent[0], flags)
+            self._sent.extend(map(self._sock.send, unsent, (flags,)))
         else:
-            count = self._sock.sendmsg(unsent[:IOV_COUNT_MAX], (), flags)
-        self._unsent = _after(unsent, count)
+            self._sent.extend(map(self._sock.sendmsg, (unsent[:IOV_COUNT_MAX],), ((),), (flags,)))
+        self._account_sent()
+
+    def _account_sent(self) -> None:
+        if self._sent:
+            self._unsent = _after(self._unsent, self._sent[0])
+            self._sent.clear()
 
     def _wait_writable(self, deadline: float | None) -> None:
         """Wait until more can be sent, receiving what comes. DeadlineError, and what ended the session meanwhile."""
         if self._poll(select.POLLIN | select.POLLOUT, deadline) & select.POLLIN:
             self._read()
         if self.session.error is not None:
-            raise self.session.error
+            raise self.session.error.again()
 
     def _receive(self, deadline: float | None) -> None:
         """Receive once, or find after a while that nothing came. DeadlineError once the deadline has passed."""
         if self.session.error is not None:
-            raise self.session.error
+            raise self.session.error.again()
         if (deadline is not None or not self._read()) and self._poll(select.POLLIN, deadline):
             self._read()
 
@@ -272,13 +303,15 @@ class BlockingTransport:
 
     def _take(self, flags: int) -> bool:
         """Receive once and account for it; false if nothing was there. OSError but for that."""
+        rcvd = self.session.rcvd
         try:
-            count = self._sock.recv_into(self.session.get_buffer(), 0, flags)
+            rcvd.extend(map(self._sock.recv_into, (self.session.get_buffer(),), (0,), (flags,)))
         except BlockingIOError:
             return False
-        if count:
-            self.session.buffer_updated(count)
+        if rcvd[0]:
+            self.session.settle()
         else:
+            rcvd.clear()
             self._lose(None)
         return True
 
@@ -287,8 +320,9 @@ class BlockingTransport:
     def _wake_flusher(self) -> None:
         self.session.wake = None
         if self._flusher is None:
-            self._flusher = threading.Thread(target=self._flush_idle, name="bitfusion-flusher", daemon=True)
-            self._flusher.start()
+            flusher = threading.Thread(target=self._flush_idle, name="bitfusion-flusher", daemon=True)
+            flusher.start()
+            self._flusher = flusher
         self._awake.set()
 
     def _flush_idle(self) -> None:
@@ -321,7 +355,9 @@ class BlockingTransport:
 
     def _move_idle(self) -> None:
         """Send what can be sent without waiting; where that is not all, receive: credits, or what the peer must get rid of first."""
-        self._unsent += self.session.data_to_send()
+        if self._interrupted:
+            self._resume()
+        self.session.move_to(self._unsent)
         with contextlib.suppress(BlockingIOError):
             while self._unsent:
                 self._send(socket.MSG_DONTWAIT)

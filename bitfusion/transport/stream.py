@@ -129,7 +129,7 @@ class AsyncTransport:
                 while not self.session.opened and self.session.error is None:
                     await self._progress()
             if self.session.error is not None:
-                raise self.session.error
+                raise self.session.error.again()
         except TimeoutError:
             self._stream.abort()
             raise DeadlineError(f"the server {target} did not answer the hello within {timeout_s:.0f} s") from None
@@ -209,7 +209,7 @@ class AsyncTransport:
         else:
             self.session.metrics.wait_ns += elapsed
         if self.session.error is not None and not isinstance(wait, Call):
-            raise self.session.error
+            raise self.session.error.again()
 
     async def _wait_call(self, call: Call) -> None:
         if call.done:

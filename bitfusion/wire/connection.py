@@ -8,6 +8,10 @@ Receiving is two pure calls, the shape of ``asyncio.BufferedProtocol`` and of ``
 Small things (headers, metadata, short payloads) go through one reused buffer; the rest of a payload is received straight into the
 memory its owner names with ``receive_into``. Sending returns a list of buffers with the caller's own memory in it.
 What the frames mean is the session's business.
+
+**Each step is done whole or not at all**, so that an interrupt (a signal handler that raises, as Ctrl-C does) leaves the connection in
+step: what can fail or call comes first, then the new state is stored in one run of plain assignments. CPython runs signal handlers
+only at the start of a function, after a call and at the end of a loop's round (the eval breaker in ``ceval.c``), not in between.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from bitfusion.errors import LocalProtocolError
 from bitfusion.metrics import SessionMetrics
 from bitfusion.types import Buffer
 from bitfusion.wire import codec, states
-from bitfusion.wire.frames import HEADER_SIZE, Frame, Header, Kind, decode_header, encode_header
+from bitfusion.wire.frames import HEADER_SIZE, Frame, Header, Kind, check_magic, decode_header, encode_header
 from bitfusion.wire.states import Role, State
 
 READ_SIZE = 64 * 1024
@@ -73,8 +77,9 @@ class Connection:
 
     def buffer_updated(self, count: int) -> None:
         """``count`` bytes have been written to the last ``get_buffer``."""
+        direct = self._sink is not None and self._sink_filled < len(self._sink)
         self.metrics.bytes_rcvd += count
-        if self._sink is not None and self._sink_filled < len(self._sink):
+        if direct:
             self._sink_filled += count
         else:
             self._end += count
@@ -95,26 +100,29 @@ class Connection:
         frame = self._frame
         if frame is None or self._sink is not None or target.nbytes != frame.payload_size:
             raise LocalProtocolError("receive_into needs the exact memory for one awaited payload")
-        self._sink = target
-        self._sink_filled = self._copy_buffered(target)
+        count = self._copy_buffered(target)
+        self._sink, self._sink_filled = target, count
 
     def discard_payload(self) -> None:
         """Drop the awaited payload."""
         if self._frame is None or self._sink is not None:
             raise LocalProtocolError("no payload is awaited")
-        self._skip = self._frame.payload_size
-        self._sink = memoryview(b"")
+        nothing = memoryview(b"")
+        self._skip, self._sink = self._frame.payload_size, nothing
 
     def divert_payload(self) -> None:
         """The owner of the memory named for the awaited payload takes it back: what is still to come is dropped."""
         if self._frame is not None and self._sink is not None:
-            self._skip += len(self._sink) - self._sink_filled
-            self._sink, self._sink_filled = memoryview(b""), 0
+            nothing, rest = memoryview(b""), len(self._sink) - self._sink_filled
+            self._skip, self._sink, self._sink_filled = self._skip + rest, nothing, 0
 
     def _take_header(self) -> bool:
         if self._end - self._start < HEADER_SIZE:
+            if self._end > self._start:
+                check_magic(self._buffer[self._start : self._end])
             return False
-        self._header = decode_header(self._buffer, self._start)
+        header = decode_header(self._buffer, self._start)
+        self._header = header
         self._start += HEADER_SIZE
         self.metrics.frames_rcvd += 1
         return True
@@ -122,31 +130,29 @@ class Connection:
     def _take_frame(self) -> Frame | None:
         assert self._header is not None
         kind, opcode, flags, stream, request, metadata_size, payload_size = self._header
-        metadata = self._take_metadata(metadata_size)
+        metadata = self._metadata(metadata_size)
         if metadata is None:
             return None
-        self._header = None
-        self.state = states.rcvd(self.state, self.peer, kind)
+        state = states.rcvd(self.state, self.peer, kind)
         value = codec.unpack(metadata, COUNTS_MAX.get(kind, codec.COUNT_MAX)) if metadata_size else None
         frame: Frame = tuple.__new__(Frame, (kind, opcode, flags, stream, request, value, payload_size))
+        if self._sink is None:
+            self._start += metadata_size
+        self._header, self._sink, self.state = None, None, state
         if payload_size:
             self._frame = frame
         return frame
 
-    def _take_metadata(self, size: int) -> memoryview | None:
-        """The metadata, from the reused buffer, or from memory of its own where it is larger than that."""
+    def _metadata(self, size: int) -> memoryview | None:
+        """The metadata, once it is there, in the reused buffer, or in memory of its own where it is larger than that."""
         if self._sink is not None:
-            if self._sink_filled < size:
-                return None
-            metadata, self._sink = self._sink, None
-            return metadata
+            return None if self._sink_filled < size else self._sink
         if self._end - self._start >= size:
-            metadata = self._buffer[self._start : self._start + size]
-            self._start += size
-            return metadata
+            return self._buffer[self._start : self._start + size]
         if size > READ_SIZE:
-            self._sink = memoryview(bytearray(size))
-            self._sink_filled = self._copy_buffered(self._sink)
+            sink = memoryview(bytearray(size))
+            count = self._copy_buffered(sink)
+            self._sink, self._sink_filled = sink, count
         elif self._start + size > READ_SIZE:
             self._compact()
         return None
@@ -160,9 +166,9 @@ class Connection:
             self._skip -= dropped
         if self._skip or self._sink_filled < len(self._sink):
             return None
-        self._sink = self._frame = None
-        self._sink_filled = 0
-        return PayloadEnd(frame)
+        end = PayloadEnd(frame)
+        self._sink, self._frame, self._sink_filled = None, None, 0
+        return end
 
     def _copy_buffered(self, target: memoryview) -> int:
         """Copy what of ``target`` has already arrived in the reused buffer; returns the count of bytes."""
@@ -173,8 +179,9 @@ class Connection:
         return count
 
     def _compact(self) -> None:
-        count = self._end - self._start
-        self._buffer[:count] = bytes(self._buffer[self._start : self._end])
+        rest = bytes(self._buffer[self._start : self._end])
+        count = len(rest)
+        self._buffer[:count] = rest
         self._start, self._end = 0, count
 
     # sending

@@ -115,7 +115,7 @@ def decode_header(buffer: memoryview, start: int = 0) -> Header:
         HEADER.unpack_from(buffer, start)
     )
     if magic != MAGIC:
-        raise RemoteProtocolError(f"this is not the bitfusion protocol: a frame starts with {magic!r}, not {MAGIC!r}")
+        check_magic(buffer[start : start + HEADER_SIZE])
     if version not in WIRE_VERSIONS:
         raise VersionMismatchError(
             f"the peer speaks wire version {version}, this side {WIRE_VERSIONS}: install the same release of bitfusion on both"
@@ -129,6 +129,17 @@ def decode_header(buffer: memoryview, start: int = 0) -> Header:
     if metadata_size > metadata_max or payload_size > payload_max:  # before anything is allocated
         raise RemoteProtocolError(_size_fault(name, metadata_size, payload_size))
     return tuple.__new__(Header, (name, opcode, flags, stream, request, metadata_size, payload_size))
+
+
+def check_magic(rcvd: memoryview) -> None:
+    """Check as much of the magic as is there; RemoteProtocolError shows what came, which as a rule names the other service.
+
+    For what is less than a header: a service of another kind may say less than that, and then wait or hang up.
+    """
+    if not MAGIC.startswith(rcvd[: len(MAGIC)]):
+        raise RemoteProtocolError(
+            f"this is not the bitfusion protocol: a frame begins with {MAGIC!r}, not with {bytes(rcvd[:HEADER_SIZE])!r}"
+        )
 
 
 def _size_fault(kind: Kind, metadata_size: int, payload_size: int) -> str:

@@ -123,6 +123,9 @@ def header(**changes) -> bytes:
     [
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "not the bitfusion protocol"),
         (header(magic=b"XX"), "not the bitfusion protocol"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", r"not with b'SSH-2\.0-OpenSSH_9\.6"),
+        (b"H", "not with b'H'"),
+        (b"BX", "not with b'BX'"),
         (header(kind=99), "kind 99"),
         (header(flags=0x80), "reserved bits"),
         (header(zero1=1), "reserved bits"),
