@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
@@ -84,17 +85,24 @@ def _declare(device_function: Any, signature: Signature) -> None:
 
 
 def _ptx(library: Any, capability: Capability) -> str:
-    """The library's PTX: by NVVM alone, or linked by nvJitLink where Numba needs CUDA C++ beside it (float16)."""
+    """The library's PTX: by NVVM alone, or linked by nvJitLink where Numba needs CUDA C++ beside it (float16, ``reshape``)."""
     if library._linking_files:
-        library._lto = True
-        text: str = library.get_lto_ptx(cc=capability)
-        return text.rstrip("\0")
+        return _linked(library, capability)
     if len(library.modules) > 1:
         library._nvvm_options.pop(
             "g", None
         )  # NVVM writes debug information for one module only, and device functions are others
     (text,) = library.get_asm_strs(cc=capability)
-    return text
+    if any(name in text for name in dispatcher.reshape_funcs):
+        library.add_linking_file(str(Path(dispatcher.__file__).with_name("reshape_funcs.cu")))
+        return _linked(library, capability)
+    return text  # type: ignore[no-any-return]
+
+
+def _linked(library: Any, capability: Capability) -> str:
+    library._lto = True
+    text: str = library.get_lto_ptx(cc=capability)
+    return text.rstrip("\0")
 
 
 def _limit_registers(ptx: str, entry: str, count: int) -> str:

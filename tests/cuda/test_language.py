@@ -225,6 +225,22 @@ def test_dir_lists_what_there_is():
     assert {"jit", "grid", "float32", "atomic", "random", "to_device"} <= set(dir(cuda))
 
 
+def test_arrays_change_their_shape():
+    """Numba has code in CUDA C++ for it, which must be linked."""
+
+    @cuda.jit
+    def use(x, out):
+        tile = cuda.shared.array(24, float32)
+        i = cuda.threadIdx.x
+        tile[i] = x.reshape((2, 12))[i % 2, i // 2]
+        cuda.syncthreads()
+        out[i] = tile.reshape((4, 6))[i % 4, i // 4]
+
+    x, out = noise(24), np.zeros(24, np.float32)
+    use[1, 24](x, out)
+    np.testing.assert_array_equal(out, x.reshape(2, 12).T.reshape(4, 6).T.ravel())
+
+
 @cuda.jit("uint32(uint32)", device=True)
 def scramble(state):
     return state * 1664525 + 1013904223
