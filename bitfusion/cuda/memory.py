@@ -45,16 +45,20 @@ def device_array(
 
 def device_array_like(ary: Any, stream: Any = 0) -> DeviceArray:
     """A device array of the shape, dtype and order of ``ary``, its elements not set."""
+    return device_array(ary.shape, ary.dtype, _order(ary), "C", stream)
+
+
+def _order(ary: DeviceArray | NDArray[Any]) -> tuple[int, ...] | None:
+    """Strides for a new array that lies as ``ary`` does, without its gaps."""
     if isinstance(ary, DeviceArray):
-        order = "F" if ary.is_f_contiguous() and not ary.is_c_contiguous() else "C"
-        return device_array(ary.shape, ary.dtype, None, order, stream)
-    return device_array(ary.shape, ary.dtype, host_order(ary), "C", stream)
+        return host_order(np.lib.stride_tricks.as_strided(np.empty(1, ary.dtype), ary.shape, ary.strides))
+    return host_order(ary)
 
 
 def is_cuda_array(obj: Any) -> bool:
     """Whether ``obj`` is in device memory: it has the CUDA Array Interface."""
     return isinstance(obj, DeviceArray) or (
-        not isinstance(obj, np.ndarray) and hasattr(type(obj), "__cuda_array_interface__")
+        not isinstance(obj, np.ndarray) and hasattr(obj, "__cuda_array_interface__")
     )
 
 
@@ -109,9 +113,9 @@ def pinned_array(shape: Any, dtype: DTypeLike = np.float64, strides: Any = None,
     return np.ndarray(layout.shape, checked, np.empty(high - low, np.uint8).data, layout.offset, layout.strides)
 
 
-def pinned_array_like(ary: NDArray[Any]) -> NDArray[Any]:
+def pinned_array_like(ary: DeviceArray | NDArray[Any]) -> NDArray[Any]:
     """A host array of the shape, dtype and order of ``ary``."""
-    return pinned_array(ary.shape, ary.dtype, host_order(ary))
+    return pinned_array(ary.shape, ary.dtype, _order(ary))
 
 
 @contextlib.contextmanager

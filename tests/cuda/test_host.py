@@ -42,6 +42,39 @@ def test_pinned_memory_is_host_memory():
         np.testing.assert_array_equal(cuda.to_device(array).copy_to_host(), array)
 
 
+@pytest.mark.parametrize("part", [np.s_[:], np.s_[::2, ::2], np.s_[::-1], np.s_[1, :, ::3], np.s_[3:3]])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_like_device_arrays_lie_like_them(part, order):
+    host = np.zeros((4, 6, 5), np.int16, order)[part]
+    device = cuda.device_array((4, 6, 5), np.int16, order=order)[part]
+    expected = np.empty_like(host)
+    for like in (cuda.device_array_like(device), cuda.pinned_array_like(device)):
+        assert (like.shape, like.dtype) == (expected.shape, expected.dtype)
+        assert like.strides == expected.strides or not expected.size
+
+
+def test_an_object_may_have_an_interface_of_its_own():
+    class Tensor:
+        """Like tensors that have the attribute in their class, and raise where they are not on a GPU."""
+
+        def __init__(self, held):
+            self._held = held
+
+        @property
+        def __cuda_array_interface__(self):
+            if self._held is None:
+                raise AttributeError("on the host")
+            return self._held.__cuda_array_interface__
+
+    device = cuda.to_device(np.arange(5))
+    holder = type("Plain", (), {})()
+    holder.__cuda_array_interface__ = device.__cuda_array_interface__
+    for given in (holder, Tensor(device)):
+        assert cuda.is_cuda_array(given)
+        np.testing.assert_array_equal(cuda.as_cuda_array(given).copy_to_host(), np.arange(5))
+    assert not cuda.is_cuda_array(Tensor(None))
+
+
 @pytest.mark.parametrize("make", [cuda.mapped_array, cuda.managed_array, cuda.mapped_array_like, cuda.mapped])
 def test_memory_that_cannot_be(make):
     with pytest.raises(UnsupportedError, match="to_device"):
