@@ -29,9 +29,8 @@ NULL_MEMORY = 64 * GIB
 
 FORM = "write auto, cuda, null, virtual or virtual:COUNTxMEMORY (such as virtual:2x4GiB), several with commas between"
 
-CUDA_EXTRA = "bitfusion[cuda]"
-
-SERVER_EXTRA = "bitfusion[server]"
+INSTALL = "install bitfusion with its extra {!r} (README.md, Install)"
+"""True for a clone and for a package index; which of the two it was, nobody here knows."""
 
 COMPILERS = ("llvmlite", "numba", "numba_cuda")
 """What an appliance needs to make anything run on a GPU that it offers; a bare client has none of it."""
@@ -50,18 +49,29 @@ def discover(spec: str) -> list[DeviceSpec]:
         if any(device.kind == found[0].kind for device in devices):
             raise ConfigError(f"--devices {spec!r} names {found[0].kind} GPUs twice; {FORM}")
         devices += found
-    _check_compilers(devices)
+    if any(device.kind != "null" for device in devices):
+        check_compilers()
     return devices
 
 
-def _check_compilers(devices: list[DeviceSpec]) -> None:
-    """ConfigError where kernels could not be compiled for these devices; only looks, and imports nothing."""
-    missing = [name for name in COMPILERS if importlib.util.find_spec(name) is None]
-    if missing and any(device.kind != "null" for device in devices):
+def check_compilers() -> None:
+    """ConfigError where kernels could not be compiled here; only looks, and imports nothing."""
+    missing = [name for name in COMPILERS if not _is_installed(name)]
+    if missing:
         raise ConfigError(
-            f"an appliance needs {', '.join(missing)}, which this Python does not have: pip install '{SERVER_EXTRA}'; "
+            f"an appliance needs {', '.join(missing)}, which this Python does not have: {INSTALL.format('server')}; "
             "to use another machine's appliance instead, name it (--server HOST:PORT, or BITFUSION_SERVER)"
         )
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (
+        ModuleNotFoundError,
+        ValueError,
+    ):  # no parent package; the stand-in for numba under `bitfusion run`, which has no spec
+        return False
 
 
 def _devices(part: str, spec: str) -> list[DeviceSpec]:
@@ -113,8 +123,12 @@ def virtual_gpus(count: int, memory_size: int) -> list[DeviceSpec]:
 
 def virtual_memory_default() -> int:
     """VIRTUAL_MEMORY_DEFAULT, or half of a smaller machine's memory."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(VIRTUAL_MEMORY_DEFAULT, machine // 2 // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE)
+    return min(VIRTUAL_MEMORY_DEFAULT, machine_memory() // 2 // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE)
+
+
+def machine_memory() -> int:
+    """Bytes of this machine's memory, in which virtual GPUs live."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def find_gpus() -> tuple[list[DeviceSpec], str]:
@@ -124,7 +138,7 @@ def find_gpus() -> tuple[list[DeviceSpec], str]:
             "pynvml"
         )  # of nvidia-ml-py: it has no types, and only an appliance needs it
     except ImportError:
-        return [], f"the package nvidia-ml-py is not installed (pip install '{CUDA_EXTRA}')"
+        return [], f"the package nvidia-ml-py is not installed: {INSTALL.format('cuda')}"
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -148,19 +162,12 @@ def _list_gpus(nvml: Any) -> tuple[list[DeviceSpec], str]:
             continue
         size = nvml.nvmlDeviceGetMemoryInfo(handle).total
         devices.append(DeviceSpec("cuda", index, name, nvml.nvmlDeviceGetUUID(handle), size))
-    if devices and not _has_bindings():
-        reasons.append(f"the package cuda-bindings is not installed (pip install '{CUDA_EXTRA}')")
+    if devices and not _is_installed("cuda.bindings"):
+        reasons.append(f"the package cuda-bindings is not installed: {INSTALL.format('cuda')}")
         devices.clear()
     for reason in reasons:
         log.warning("! %s", reason)
     return devices, "; ".join(reasons) or "NVML lists none"
-
-
-def _has_bindings() -> bool:
-    try:
-        return importlib.util.find_spec("cuda.bindings") is not None
-    except ModuleNotFoundError:  # not even a package ``cuda``
-        return False
 
 
 def _mig_enabled(nvml: Any, handle: object) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from bitfusion.cli.bench import command
 from bitfusion.cli.bench.measure import interleave, spread
+from bitfusion.cli.bench.plot import relative_times
 from bitfusion.cli.bench.report import rows, show
 from bitfusion.cli.exit_codes import ExitCode
 from bitfusion.cli.main import main
@@ -99,13 +100,13 @@ def test_what_cannot_be_is_said_before_measuring(options, words, tmp_path, monke
 def test_a_plot_without_matplotlib_says_what_to_install(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert main(["bench", "latency", "--plot", str(tmp_path / "out.png")]) == ExitCode.USAGE
-    assert "pip install 'bitfusion[bench]'" in capsys.readouterr().err
+    assert "install bitfusion with its extra 'bench'" in capsys.readouterr().err
 
 
 def test_training_without_a_compiler_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(command, "find_spec", lambda name: None)
     assert main(["bench", "train"]) == ExitCode.USAGE
-    assert "pip install 'bitfusion[server]'" in capsys.readouterr().err
+    assert "install bitfusion with its extra 'server'" in capsys.readouterr().err
 
 
 def test_the_machine_is_described(figures):
@@ -116,6 +117,31 @@ def test_the_machine_is_described(figures):
 
 def test_every_figure_has_its_row(figures):
     assert [row.name for row in rows(figures)] == ["call round trip, free"]
+
+
+def test_a_slow_copy_has_a_rate_all_the_same(everything):
+    """Copies of 4 KiB run at some MB/s, and at 0.00 GB/s when the machine is busy."""
+    slow = {**everything, "bandwidth": [{**everything["bandwidth"][0], "h2d_gbps": 0.033, "h2d_p99_gbps": 0.00048}]}
+    (row,) = (row for row in rows(slow) if row.name == "H2D 4 KiB")
+    assert (row.median, row.p99) == ("33 MB/s", "0.48 MB/s")
+
+
+def test_table_and_picture_say_which_way_is_better(everything, capsys):
+    """The table has the ratio of rates, the picture of times, and calls it so."""
+    show(everything)
+    assert "of times less is better, of rates (per second) more" in capsys.readouterr().out
+    (copy,) = (copy for copy in everything["bandwidth"] if copy["size"] == 64 << 20)
+    assert relative_times(everything)["H2D 64 MiB"] == pytest.approx(1 / copy["h2d_ratio"])
+
+
+@pytest.mark.parametrize("columns", [40, 60, 120])
+def test_what_stands_below_the_table_breaks_between_words(figures, columns, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    show(figures)
+    lines = capsys.readouterr().out.rpartition("╯")[2].splitlines()[1:]
+    assert max(map(len, lines)) <= columns
+    assert any(figures["machine"]["date"] in line for line in lines)
 
 
 def test_what_is_compared_takes_turns():

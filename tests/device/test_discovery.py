@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+from bitfusion.cuda import stand_in
 from bitfusion.device.discovery import FORM, discover, find_gpus, virtual_memory_default
 from bitfusion.errors import ConfigError
 from bitfusion.limits import GIB, MIB
@@ -111,6 +114,13 @@ def test_auto_is_the_gpus_or_a_virtual_one() -> None:
 
 def test_an_appliance_without_the_compilers_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setattr("bitfusion.device.discovery.COMPILERS", ("msgpack", "no_such_compiler"))
-    with pytest.raises(ConfigError, match=r"needs no_such_compiler, .* pip install 'bitfusion\[server\]'"):
+    with pytest.raises(ConfigError, match=r"needs no_such_compiler, .* install bitfusion with its extra 'server'"):
         discover("virtual:1x1GiB")
     assert [item.kind for item in discover("null")] == ["null"]
+
+
+def test_the_stand_in_for_numba_is_no_compiler(monkeypatch) -> None:
+    """In a program under ``bitfusion run``, with a Python that has no Numba."""
+    monkeypatch.setitem(sys.modules, "numba", stand_in.module("numba"))
+    with pytest.raises(ConfigError, match="needs numba, which"):
+        discover("virtual:1x1GiB")

@@ -16,6 +16,7 @@ from bitfusion.cli.bench.progress import Progress
 from bitfusion.cli.bench.report import show
 from bitfusion.cli.exit_codes import ExitCode
 from bitfusion.client.settings import target_of
+from bitfusion.device.discovery import INSTALL
 from bitfusion.errors import ConfigError
 
 Figures = dict[str, Any]  # what json.dumps takes
@@ -39,7 +40,7 @@ def bench(
         _check_drawable(plot_file)
     if "train" in parts and not all(map(find_spec, COMPILER)):
         raise ConfigError(
-            "the floor of the training step runs here and needs the compiler: pip install 'bitfusion[server]'"
+            f"the floor of the training step runs here and needs the compiler: {INSTALL.format('server')}"
         )
     target = target_of(server)
     figures = _measure(parts, None if target is None else str(target), devices, quick=quick)
@@ -66,7 +67,7 @@ def _check_drawable(file: Path) -> None:
     if file.suffix.lower() != ".png":
         raise ConfigError(f"--plot draws PNG: name a file that ends with .png, not {file.name}")
     if find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib: pip install 'bitfusion[bench]'")
+        raise ConfigError(f"--plot needs matplotlib: {INSTALL.format('bench')}")
 
 
 def _measure(parts: Sequence[str], server: str | None, devices: str, *, quick: bool) -> Figures:

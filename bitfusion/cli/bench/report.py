@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 Figures = Mapping[str, Any]  # what json.dumps takes
 
 HEADINGS = ("", "median", "p99", "floor", "ratio")
+
+WIDE_COUNT = 80
+"""Columns of a terminal that has room for a space on both sides of every cell."""
 
 
 class Row(NamedTuple):
@@ -29,7 +34,7 @@ def show(figures: Figures) -> None:
         for row in (HEADINGS, *table):
             cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
             print("  ".join((row[0].ljust(widths[0]), *cells)).rstrip())
-    print(_machine(figures["machine"]))
+    print(_wrapped(_machine(figures["machine"])))
 
 
 def rows(figures: Figures) -> Iterator[Row]:
@@ -77,11 +82,16 @@ def _timed(name: str, ours: Figures, floor: Figures, unit: str) -> Row:
 def _copied(way: str, copy: Figures) -> Row:
     return Row(
         f"{way.upper()} {size_text(copy['size'])}",
-        f"{copy[f'{way}_gbps']:.2f} GB/s",
-        f"{copy[f'{way}_p99_gbps']:.2f} GB/s",
-        f"{copy[f'floor_{way}_gbps']:.2f} GB/s",
+        _rate(copy[f"{way}_gbps"]),
+        _rate(copy[f"{way}_p99_gbps"]),
+        _rate(copy[f"floor_{way}_gbps"]),
         f"{copy[f'{way}_ratio']:.2f}",
     )
+
+
+def _rate(gbps: float) -> str:
+    """Small copies are slow, and would read 0.00 GB/s."""
+    return f"{gbps:.2f} GB/s" if gbps >= 0.1 else f"{gbps * 1e3:.3g} MB/s"
 
 
 def _sessions(session: Figures) -> Iterator[Row]:
@@ -104,7 +114,19 @@ def _machine(machine: Figures) -> str:
     return (
         f"{machine['device']} at {machine['server']}; {machine['cores']} cores of {machine['cpu']}, {memory:.0f} GiB\n"
         f"{machine['kernel']}, Python {machine['python']}, {machine['date']}\n"
-        "floors: plain sockets of this machine, for training the same kernels in process"
+        "floors: plain sockets of this machine, for training the same kernels in process\n"
+        "ratio: ours by the floor's; of times less is better, of rates (per second) more; 1 is the floor"
+    )
+
+
+def _wrapped(text: str) -> str:
+    """Lines that a terminal would break wherever its edge is, broken between words."""
+    if not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        for line in text.splitlines()
     )
 
 
@@ -116,12 +138,14 @@ def _show_rich(figures: Figures) -> bool:
         from rich.table import Table
     except ImportError:
         return False
-    table = Table(box=box.ROUNDED, header_style="bold", border_style="dim")
+    console = Console()
+    padding = (0, 1 if console.width >= WIDE_COUNT else 0)
+    table = Table(box=box.ROUNDED, header_style="bold", border_style="dim", padding=padding)
     for number, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if number else "left", no_wrap=number > 0)
     for part in groups(figures):
         for row in part:
             table.add_row(*row)
         table.add_section()
-    Console().print(table)
+    console.print(table)
     return True
