@@ -16,14 +16,18 @@ from bitfusion.version import __version__
 VERBS = ("serve", "run", "bench")
 
 
-def parser(verbs: Sequence[str] = VERBS) -> argparse.ArgumentParser:
-    """The parser with these verbs."""
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of the verb that is asked for. SystemExit, as argparse does it, for help and for what cannot be."""
+    asked = [verb for verb in VERBS if verb in arguments[:1]]  # a client has not the packages of every verb
     top = argparse.ArgumentParser(prog="bitfusion", description="Lease GPUs over the network.")
     top.add_argument("--version", action="version", version=f"bitfusion {__version__}")
     commands = top.add_subparsers(metavar="VERB", required=True)
-    for verb in verbs:
+    for verb in asked or VERBS:
         _module(verb).add_parser(commands)
-    return top
+    options, unknown = top.parse_known_args(arguments)
+    if unknown:  # the verb says so, with its own usage
+        (commands.choices[asked[0]] if asked else top).error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def _module(verb: str) -> ModuleType:
@@ -37,10 +41,8 @@ def _module(verb: str) -> ModuleType:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    asked = [verb for verb in VERBS if verb in arguments[:1]]  # a client has not the packages of every verb
-    options = parser(asked or VERBS).parse_args(arguments)
     try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
         return int(options.main(options))
     except BitfusionError as error:
         print(f"bitfusion: {error}", file=sys.stderr)

@@ -10,6 +10,8 @@ from bitfusion.cli.exit_codes import ExitCode
 from bitfusion.daemon.daemon import Settings, run, state_dir_default
 from bitfusion.transport.address import PORT_DEFAULT
 
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The options of ``serve``."""
@@ -26,7 +28,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--devices",
         default="auto",
         metavar="SPEC",
-        help="auto | cuda | null | virtual:COUNTxMEMORY, e.g. virtual:2x4GiB (default: the machine's NVIDIA GPUs, else a virtual one)",
+        help="auto | cuda | null | virtual | virtual:COUNTxMEMORY, e.g. virtual:2x4GiB; several with commas between"
+        " (default: auto, the machine's NVIDIA GPUs, else a virtual one)",
     )
     parser.add_argument(
         "--state-dir", type=Path, help=f"where the kernel cache is kept (default: {state_dir_default()})"
@@ -35,7 +38,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--insecure", action="store_true", help="serve addresses other than loopback without TLS and tokens"
     )
-    parser.add_argument("--log-level", default="WARNING", type=str.upper, choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.add_argument(
+        "--log-level",
+        default="WARNING",
+        type=_level,
+        metavar="LEVEL",
+        help=f"{', '.join(LEVELS)} (default: %(default)s)",
+    )
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--lifeline-fd", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(main=main)
@@ -46,6 +55,12 @@ def main(options: argparse.Namespace) -> int:
     logging.basicConfig(level=options.log_level, format="%(asctime)s %(process)d %(name)s %(message)s")
     run(Settings(**{name: getattr(options, name) for name in Settings.__slots__}))
     return ExitCode.OK
+
+
+def _level(text: str) -> str:
+    if text.upper() not in LEVELS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no level; write {', '.join(LEVELS)}")
+    return text.upper()
 
 
 def _port(text: str) -> int:

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from bitfusion.errors import UnreachableError
+from bitfusion.errors import UnreachableError, decode
 from bitfusion.transport.address import Target, parse_target
 
 READY_TIMEOUT_S = 60.0
@@ -34,12 +34,13 @@ HOOK_VARIABLE = "BITFUSION_HOOK"
 
 
 class Appliance:
-    """One running child process. ``state_dir`` None is the default place."""
+    """One running child process. ``devices`` None is what BITFUSION_DEVICES says, ``state_dir`` None the default place."""
 
-    def __init__(self, devices: str = "auto", state_dir: Path | None = None) -> None:
+    def __init__(self, devices: str | None = None, state_dir: Path | None = None) -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         ready, ready_writer = os.pipe()
         lifeline, self._lifeline = os.pipe()
+        devices = devices or os.environ.get("BITFUSION_DEVICES") or "auto"
         command = ["-P", "-m", "bitfusion", "serve", "--host", "127.0.0.1", "--port", "0", "--devices", devices]
         if state_dir is not None:
             command += ["--state-dir", str(state_dir)]
@@ -70,7 +71,7 @@ class Appliance:
             os.close(ready)
 
     def _wait_ready(self, descriptor: int) -> Target:
-        """The address, once the appliance has said that it is ready. UnreachableError with what it said instead."""
+        """The address, once the appliance has said that it is ready. The error that kept it from it; UnreachableError if it gave none."""
         deadline = time.monotonic() + READY_TIMEOUT_S
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
@@ -80,12 +81,15 @@ class Appliance:
             line += part
             if not part or line.endswith(b"\n"):
                 break
-        try:
-            return parse_target(json.loads(line)["address"])
-        except (ValueError, KeyError, TypeError):
-            raise UnreachableError(
-                f"the private appliance did not start; run `bitfusion serve` to see why. It said: {self._said()}"
-            ) from None
+        match _told(line):
+            case {"address": str(address)}:
+                return parse_target(address)
+            case {"error": error}:
+                reason = decode(error)
+                raise type(reason)(f"the private appliance did not start: {reason.message}", **reason.details)
+        raise UnreachableError(
+            f"the private appliance did not start; run `bitfusion serve` to see why. It said: {self._said()}"
+        )
 
     def _said(self) -> str:
         self._log.seek(0)
@@ -110,6 +114,14 @@ class Appliance:
         self.process.returncode = 0  # so that nobody here waits for it
 
 
+def _told(line: bytes) -> object:
+    """What the appliance told by its ready descriptor; None where it ended before it had told all."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
 _lock = threading.RLock()
 """Re-entered where the garbage collector, in the middle of ``acquire``, finalises a client and so calls ``release``."""
 
@@ -126,7 +138,7 @@ def acquire() -> Target:
             if _running and _running[0].process.poll() is not None:
                 _running.pop().stop()
             if not _running:
-                _running.append(Appliance(os.environ.get("BITFUSION_DEVICES") or "auto"))
+                _running.append(Appliance())
         except BaseException:
             _clients -= 1
             raise

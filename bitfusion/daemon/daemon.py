@@ -19,16 +19,17 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import uvloop
 
-from bitfusion.device.discovery import discover
-from bitfusion.errors import BindError, ConfigError
+from bitfusion.device.discovery import discover, machine_memory
+from bitfusion.errors import BindError, BitfusionError, ConfigError, encode
 from bitfusion.pool.pool import Pool
 from bitfusion.server.server import Server
 from bitfusion.server.workers import Workers
 from bitfusion.transport.address import PORT_DEFAULT, Target, resolve
-from bitfusion.types import DeviceSpec
+from bitfusion.types import DeviceSpec, format_size
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,10 @@ BACKLOG = 512
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an appliance is told when it starts. Descriptors: ``ready_fd`` gets the ready line, the end of ``lifeline_fd`` stops it."""
+    """What an appliance is told when it starts.
+
+    Descriptors: ``ready_fd`` gets the ready line, or the error that came instead; the end of ``lifeline_fd`` stops the appliance.
+    """
 
     host: str = "127.0.0.1"
     port: int = PORT_DEFAULT
@@ -58,22 +62,39 @@ def state_dir_default() -> Path:
 
 
 def run(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. ConfigError for settings that cannot work, BindError."""
+    """Serve until SIGTERM or SIGINT. ConfigError for settings that cannot work, BindError; who waits for the ready line is told too."""
+    with contextlib.nullcontext() if settings.ready_fd is None else open(settings.ready_fd, "w") as ready:
+        try:
+            _run(settings, ready)
+        except BitfusionError as error:
+            if ready is not None and not ready.closed:
+                ready.write(json.dumps({"error": encode(error)}) + "\n")
+            raise
+
+
+def _run(settings: Settings, ready: TextIO | None) -> None:
     _check_exposure(settings)
     devices = discover(settings.devices)
+    _warn_of_memory(devices)
     cache_dir = _prepare_cache(settings.state_dir)
     with _listen(settings) as listener:
         _prepare_ready_file(settings.ready_file)  # not before: it may be that of the appliance which has the port
-        uvloop.run(Daemon(settings, devices, listener, cache_dir).run())
+        uvloop.run(Daemon(settings, devices, listener, cache_dir, ready).run())
 
 
 class Daemon:
     """One appliance in its running state."""
 
     def __init__(
-        self, settings: Settings, devices: list[DeviceSpec], listener: socket.socket, cache_dir: Path | None
+        self,
+        settings: Settings,
+        devices: list[DeviceSpec],
+        listener: socket.socket,
+        cache_dir: Path | None,
+        ready: TextIO | None,
     ) -> None:
         self._settings = settings
+        self._ready = ready
         self._devices = devices
         self._listener = listener
         self._workers = Workers(sorted({device.kind for device in devices}), cache_dir, settings.log_level)
@@ -115,12 +136,23 @@ class Daemon:
         ready = json.dumps({"address": str(Target(host, port)), "pid": os.getpid(), "gpus": len(self._devices)})
         if self._settings.ready_file is not None:
             _write_whole(self._settings.ready_file, ready + "\n")
-        if self._settings.ready_fd is not None:
-            with open(self._settings.ready_fd, "w") as stream:
-                stream.write(ready + "\n")
-        names = ", ".join(f"{device.name} ({device.memory_size / 2**30:.1f} GiB)" for device in self._devices)
+        if self._ready is not None:
+            with self._ready:
+                self._ready.write(ready + "\n")
+        names = ", ".join(f"{device.name} ({format_size(device.memory_size)})" for device in self._devices)
         count = "1 GPU" if len(self._devices) == 1 else f"{len(self._devices)} GPUs"
         print(f"bitfusion: ready at {Target(host, port)} with {count}: {names}", file=sys.stderr, flush=True)
+
+
+def _warn_of_memory(devices: list[DeviceSpec]) -> None:
+    """Virtual GPUs live in this machine's memory, page by page as programs touch it."""
+    offered, there = sum(device.memory_size for device in devices if device.kind == "virtual"), machine_memory()
+    if offered > there:
+        print(
+            f"bitfusion: the virtual GPUs have {format_size(offered)} together, this machine has {format_size(there)}: "
+            "programs that fill what they lease will exhaust it",
+            file=sys.stderr,
+        )
 
 
 def _check_exposure(settings: Settings) -> None:

@@ -7,12 +7,13 @@ import os
 import select
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
 import bitfusion
 from bitfusion.client import embedded
-from bitfusion.errors import SessionError, UnreachableError
+from bitfusion.errors import ConfigError, SessionError, UnreachableError
 from tests.client.faces import done
 from tests.scenarios.programs import running
 
@@ -87,8 +88,19 @@ def test_when_it_dies_the_next_client_gets_a_new_one():
 
 
 def test_one_that_does_not_start_says_why():
-    with pytest.raises(UnreachableError, match="'tpu' is not known"):
+    """With the appliance's own error, and so its exit code (``bitfusion run``)."""
+    with pytest.raises(ConfigError, match=r"did not start: .*'tpu' is not known") as caught:
         embedded.Appliance(devices="tpu")
+    assert "bitfusion serve" not in str(caught.value)
+    with pytest.raises(ConfigError, match="--state-dir /proc/here cannot be written"):
+        embedded.Appliance(state_dir=Path("/proc/here"))
+
+
+def test_one_that_dies_as_it_starts_leaves_what_it_said(monkeypatch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.write(2, b'last words')\nos._exit(7)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(UnreachableError, match=r"`bitfusion serve` to see why. It said: last words"):
+        embedded.Appliance()
 
 
 PROGRAM = """

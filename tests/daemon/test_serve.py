@@ -15,7 +15,7 @@ import pytest
 
 import bitfusion
 from bitfusion.cli.exit_codes import ExitCode
-from bitfusion.errors import SessionError
+from bitfusion.errors import ConfigError, SessionError, decode
 from tests.appliance import Appliance
 
 IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
@@ -51,8 +51,8 @@ def serve(*options: str, directory: Path, **environment: str) -> subprocess.Comp
         (["--state-dir", "file/state"], ExitCode.USAGE, "--state-dir file/state cannot be written"),
         (["--ready-file", "missing/ready.json"], ExitCode.USAGE, "--ready-file missing/ready.json cannot be written"),
         (["--ready-file", "."], ExitCode.USAGE, "cannot be written"),
-        (["--log-level", "LOUD"], ExitCode.USAGE, "invalid choice"),
-        (["--no-such-option"], ExitCode.USAGE, "unrecognized"),
+        (["--log-level", "loud"], ExitCode.USAGE, "'loud' is no level; write DEBUG, INFO"),
+        (["--no-such-option"], ExitCode.USAGE, "bitfusion serve: error: unrecognized arguments: --no-such-option"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once_with_what_to_do(tmp_path, options, code, words):
@@ -106,7 +106,7 @@ def ready(process: subprocess.Popen[str]) -> str:
     """The address in the readiness line."""
     assert process.stderr is not None
     for line in process.stderr:
-        match = re.fullmatch(r"bitfusion: ready at (\S+) with 1 GPU: Null device \(64\.0 GiB\)\n", line)
+        match = re.fullmatch(r"bitfusion: ready at (\S+) with 1 GPU: Null device \(64 GiB\)\n", line)
         if match:
             return match[1]
     raise AssertionError("the appliance ended without a readiness line")
@@ -186,6 +186,29 @@ def test_several_kinds_of_devices_and_leases_on_each(tmp_path):
             client.close()
 
 
+def test_virtual_gpus_that_exceed_the_machine_are_warned_of(tmp_path):
+    with Appliance("virtual:2x4TiB", tmp_path) as appliance:
+        appliance.wait_log(r"the virtual GPUs have 8 TiB together, this machine has [\d.]+ [GT]iB: programs that fill")
+        appliance.wait_log(r"with 2 GPUs: Virtual GPU \(4 TiB\), Virtual GPU \(4 TiB\)")
+    with Appliance("virtual:1x64MiB,null", tmp_path) as appliance:
+        assert not [line for line in appliance.lines if "together" in line]
+
+
+def test_who_waits_for_the_ready_line_is_told_the_error_instead(tmp_path):
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "bitfusion", "serve", "--devices", "tpu", "--ready-fd", str(writer)]
+    code = subprocess.run(command, cwd=tmp_path, pass_fds=[writer], capture_output=True, timeout=60).returncode
+    os.close(writer)
+    with open(reader) as told:
+        error = decode(json.loads(told.read())["error"])
+    assert (code, type(error)) == (ExitCode.USAGE, ConfigError) and "'tpu' is not known" in error.message
+
+
+def test_help_lists_every_kind_of_device(tmp_path):
+    options = " ".join(serve("--help", directory=tmp_path).stdout.split())
+    assert "auto | cuda | null | virtual | virtual:COUNTxMEMORY" in options
+
+
 def test_without_a_home_it_serves_without_a_cache(tmp_path):
     environment = {"HOME": "/dev/null/home", "XDG_STATE_HOME": ""}
     with start(directory=tmp_path, **environment) as process:
@@ -212,5 +235,5 @@ def test_a_clients_installation_says_what_it_lacks_to_serve(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['numba'] = None\n")
     result = serve("--devices", "virtual", directory=tmp_path, PYTHONPATH=str(tmp_path))
     assert result.returncode == ExitCode.USAGE
-    assert "needs numba" in result.stderr and "pip install 'bitfusion[server]'" in result.stderr
+    assert "needs numba" in result.stderr and "install bitfusion with its extra 'server'" in result.stderr
     assert "Traceback" not in result.stderr
