@@ -15,8 +15,7 @@ from typing import Any
 from bitfusion.client.client import Client
 from bitfusion.client.settings import from_environment
 from bitfusion.cuda import current, hooked
-from bitfusion.daemon.daemon import state_dir_default
-from bitfusion.daemon.inprocess import open_local
+from bitfusion.device.discovery import check_compilers
 
 
 class Facade(ModuleType):
@@ -42,7 +41,11 @@ def module(name: str, from_it: bool) -> ModuleType:
 
 
 def open_client() -> Client:
-    """A session on the first device of this machine, as large as the environment asks for."""
+    """A session on the first device of this machine, as large as the environment asks for. ConfigError if this Python cannot."""
+    check_compilers()  # before the imports that need more than a client has
+    from bitfusion.daemon.daemon import state_dir_default
+    from bitfusion.daemon.inprocess import open_local
+
     settings, place = from_environment(), os.environ.get("BITFUSION_STATE_DIR")
     cache_dir = (Path(place) if place else state_dir_default()) / "cache"
     return Client(

@@ -49,11 +49,20 @@ def run(command: list[str], environment: Mapping[str, str]) -> int:
         try:
             pid = _start(command, environment, before)
         except OSError as error:
-            print(f"bitfusion: {command[0]}: {error.strerror}", file=sys.stderr)
+            print(f"bitfusion: {command[0]}: {_meant(command[0]) or error.strerror}", file=sys.stderr)
             return ExitCode.NOT_FOUND if isinstance(error, FileNotFoundError) else ExitCode.NOT_EXECUTABLE
         return _attend(pid)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _meant(name: str) -> str:
+    """What to write instead, where a file was given that is there but is no command."""
+    if not os.path.isfile(name):
+        return ""
+    if name.endswith(".py"):
+        return f"not a command; did you mean `python {name}`?"
+    return "" if os.sep in name else f"not a command; did you mean `./{name}`?"
 
 
 def _start(command: list[str], environment: Mapping[str, str], mask: set[int | signal.Signals]) -> int:

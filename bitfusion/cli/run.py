@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shutil
 import sys
 import tempfile
 import time
@@ -20,10 +22,10 @@ from bitfusion.cli import program
 from bitfusion.client import embedded
 from bitfusion.client.client import connect
 from bitfusion.client.settings import from_environment
+from bitfusion.device.discovery import check_compilers
 from bitfusion.errors import ConfigError
-from bitfusion.limits import MIB
 from bitfusion.transport.address import parse_target
-from bitfusion.types import format_size, parse_size
+from bitfusion.types import SIZE_MAX, format_size, parse_size
 
 HOOK = str(Path(__file__).resolve().parents[1] / "hook")
 """The directory of the import hook."""
@@ -113,9 +115,34 @@ def _check(options: argparse.Namespace, command: list[str]) -> None:
         raise ConfigError("--in-process uses no server; leave out one of the two")
     if options.state_dir and (options.server or (not options.in_process and os.environ.get("BITFUSION_SERVER"))):
         raise ConfigError("--state-dir is for a private appliance; a server has its own")
-    if options.report and (options.report.is_dir() or not os.access(options.report.absolute().parent, os.W_OK)):
-        raise ConfigError(f"the report cannot be written to {options.report}")
-    from_environment()
+    if options.report:
+        _check_writable(options.report)
+    if options.in_process and _is_of_our_python(command[0]):
+        check_compilers()
+    settings = from_environment()
+    gpus = options.num_gpus or settings.gpus
+    if gpus > 1:  # refused here, and not for want of room: no waiting would help
+        raise ConfigError(
+            f"{gpus} GPUs were asked for, and this version leases one to a session: ask for 1 (-n, BITFUSION_GPUS); "
+            "each process of the program has a session of its own"
+        )
+
+
+def _check_writable(report: Path) -> None:
+    existed = report.exists()
+    try:
+        with report.open("ab"):
+            pass
+        if not existed:
+            report.unlink()
+    except OSError as error:
+        raise ConfigError(f"the report cannot be written to {report}: {error.strerror or error}") from None
+
+
+def _is_of_our_python(command: str) -> bool:
+    """Whether it runs with the packages that we have; of another Python nothing is known before it runs."""
+    found = shutil.which(command)
+    return found is not None and Path(found).absolute().parent == Path(sys.executable).absolute().parent
 
 
 def _lease(options: argparse.Namespace) -> dict[str, str]:
@@ -213,11 +240,16 @@ def _fraction(text: str) -> float:
     return value
 
 
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+
+
 def _memory(text: str) -> int:
     try:
-        size = int(text) * MIB if text.isdecimal() else parse_size(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(error.message) from None
+        size = parse_size(f"{text} MiB" if _NUMBER.fullmatch(text) else text)
+    except ConfigError:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r} cannot be: write a number of MiB, or one with a unit such as 2GiB, up to {format_size(SIZE_MAX)}"
+        ) from None
     if not size:
         raise argparse.ArgumentTypeError("a lease needs some memory")
     return size

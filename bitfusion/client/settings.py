@@ -13,6 +13,9 @@ from bitfusion.types import parse_size
 
 N = TypeVar("N", int, float)
 
+GPU_COUNT_MAX = 1024
+"""More than any appliance has; a larger number is a slip."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -24,17 +27,18 @@ class Settings:
 
 
 def from_environment() -> Settings:
-    """The lease the environment asks for. ConfigError names the variable that cannot be read."""
-    gpus = _read("BITFUSION_GPUS", int)
-    return Settings(
-        gpus=1 if gpus is None else gpus,
-        memory=_read("BITFUSION_MEMORY", parse_size),
-        fraction=_read("BITFUSION_FRACTION", float),
-    )
+    """The lease the environment asks for. ConfigError names the variable that cannot be."""
+    gpus = _read("BITFUSION_GPUS", _count)
+    memory, fraction = _read("BITFUSION_MEMORY", _memory), _read("BITFUSION_FRACTION", _fraction)
+    if memory is not None and fraction is not None:
+        raise ConfigError("BITFUSION_MEMORY and BITFUSION_FRACTION are both set: unset one of them")
+    return Settings(1 if gpus is None else gpus, memory, fraction)
 
 
 def target_of(target: str | None) -> Target | None:
     """The server meant: the one given, else BITFUSION_SERVER, else none."""
+    if not isinstance(target, str | None):
+        raise ConfigError(f"a server is given as text, host:port, not as {target!r}")
     text = target or os.environ.get("BITFUSION_SERVER")
     return parse_target(text) if text else None
 
@@ -55,5 +59,28 @@ def _read(name: str, convert: Callable[[str], N]) -> N | None:
         return None
     try:
         return convert(text)
-    except (ValueError, ConfigError) as error:
-        raise ConfigError(f"the environment variable {name}={text[:40]!r} cannot be read: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"the environment variable {name}={text[:40]!r} cannot be: {error.message}") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= GPU_COUNT_MAX:
+        raise ConfigError(f"write a number of GPUs, 1 to {GPU_COUNT_MAX}")
+    return int(text)
+
+
+def _memory(text: str) -> int:
+    size = parse_size(text)
+    if not size:
+        raise ConfigError("a lease needs some memory")
+    return size
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:  # NaN compares false
+        raise ConfigError("write a share of a GPU's memory, above 0 and up to 1, for instance 0.5")
+    return value

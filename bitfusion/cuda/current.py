@@ -15,6 +15,13 @@ from collections.abc import Callable
 from bitfusion.client.client import Client, connect
 from bitfusion.client.settings import from_environment
 from bitfusion.cuda.report import Report
+from bitfusion.errors import CapacityError
+
+WHOLE_GPU = (
+    "Each process of a program has a session and a lease of its own, and the first one leased the whole GPU: "
+    "start the program with `bitfusion run -p FRACTION` or `-m SIZE`, so that there is room for the others."
+)
+"""What to do where a child process of a program under ``bitfusion run`` finds nothing left."""
 
 client: Client | None = None
 """The current session, or None before the first use. Launches read it directly; everything else asks ``current``."""
@@ -27,7 +34,12 @@ _opened: list[tuple[Client, Report | None]] = []
 def connect_environment() -> Client:
     """The lease that the environment asks for. Raises the ConnectError branch, ConfigError."""
     settings = from_environment()
-    return connect(gpus=settings.gpus, memory=settings.memory, fraction=settings.fraction)
+    try:
+        return connect(gpus=settings.gpus, memory=settings.memory, fraction=settings.fraction)
+    except CapacityError as error:
+        if os.environ.get("BITFUSION_HOOK") and settings.memory is None and settings.fraction is None:
+            error.add_note(WHOLE_GPU)
+        raise
 
 
 opener: Callable[[], Client] = connect_environment

@@ -72,7 +72,7 @@ def replacement(name: str) -> "ModuleType":
     except ModuleNotFoundError as error:
         raise ImportError(
             f"numba.cuda under `bitfusion run` needs the package {error.name} in the program's Python:"
-            f" {sys.executable} -m pip install bitfusion"
+            f" {sys.executable} -m pip install numpy msgpack"
         ) from error
     return hooked.module(name)
 

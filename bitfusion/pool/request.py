@@ -23,7 +23,7 @@ class LeaseRequest:
 
     def __post_init__(self) -> None:
         if self.gpus < 1:
-            raise ConfigError(f"a lease needs at least 1 GPU, {self.gpus} were asked for")
+            raise ConfigError(f"a lease needs at least 1 GPU, not {self.gpus}")
         if self.gpus > 1:
             raise CapacityError(
                 f"{self.gpus} GPUs were asked for; a lease holds 1 GPU in this version, open one session per GPU"

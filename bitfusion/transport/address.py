@@ -6,13 +6,14 @@ Owns the form of a target, name resolution and the socket options of a session. 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import sys
 import time
 from dataclasses import dataclass
 
-from bitfusion.errors import ConfigError, ResolveError, UnreachableError
+from bitfusion.errors import OPEN_ANOTHER, ConfigError, ResolveError, UnreachableError
 
 PORT_DEFAULT = 56001
 """The port of VMware Bitfusion's control connection, which this system follows."""
@@ -35,18 +36,30 @@ class Target:
 def parse_target(text: str) -> Target:
     """``host``, ``host:port``, ``[v6]`` or ``[v6]:port``; ConfigError says what is wrong."""
     text = text.strip()
+    if "/" in text:
+        raise ConfigError(f"{text!r} is not a server address; write host:port, without http:// and without a path")
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
             raise ConfigError(f"{text!r} is not a server address; write host:port or [v6]:port")
         port = rest[1:]
+        _check_v6(host, text)
     elif text.count(":") > 1:
         host, port = text, ""
+        _check_v6(host, text)
     else:
         host, _, port = text.partition(":")
     if not host or (port and not port.isdecimal()) or not 0 < int(port or PORT_DEFAULT) < 65536:
         raise ConfigError(f"{text!r} is not a server address; write host:port, port 1 to 65535")
     return Target(host, int(port or PORT_DEFAULT))
+
+
+def _check_v6(host: str, text: str) -> None:
+    """More than one colon is an IPv6 address's, and nothing else has brackets."""
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        raise ConfigError(f"{text!r} is not a server address; write host:port or [v6]:port") from None
 
 
 def resolve(target: Target) -> list[tuple[int, tuple[str, int]]]:
@@ -106,5 +119,5 @@ def lost(error: OSError | None) -> str:
     """The sentence for a connection that was cut."""
     reason = "the server closed it" if error is None else (os.strerror(error.errno) if error.errno else str(error))
     return (
-        f"the connection to the server was lost ({reason}); memory and kernels of the session are gone, connect again"
+        f"the connection to the server was lost ({reason}); memory and kernels of the session are gone, {OPEN_ANOTHER}"
     )

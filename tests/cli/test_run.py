@@ -51,13 +51,17 @@ def python(code):
         ["-p", "nan"],
         ["-m", "0"],
         ["-m", "12 parsecs"],
+        ["-m", "900TiB"],
+        ["-n", "2"],
         ["-p", "0.5", "-m", "100"],
         ["--server", "a b:c"],
         ["--server", "host:99999999"],
+        ["--server", "http://127.0.0.1:56001"],
         ["--colour"],
         ["--in-process", "--server", "127.0.0.1:1"],
         ["--state-dir", "x", "--server", "127.0.0.1:1"],
         ["--report", "/proc"],
+        ["--report", "/proc/report.json"],
         ["--report", "/no/such/directory/report.json"],
     ],
     ids=" ".join,
@@ -74,16 +78,104 @@ def test_wrong_options_are_refused_before_anything_starts(options, tmp_path, cap
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-m", "abc"], "write a number of MiB, or one with a unit"),
+        (["-n", "2"], "this version leases one to a session"),
+        (["--report", "."], "cannot be written to .: Is a directory"),
+        (["--report", "/no/such/directory/report.json"], "No such file or directory"),
+        (["--server", "http://127.0.0.1:56001"], "write host:port"),
+        (["--colour"], "usage: bitfusion run"),
+        (["--state-dir", "/proc/here"], "did not start: --state-dir /proc/here cannot be written"),
+    ],
+)
+def test_the_message_says_what_to_do(options, words, monkeypatch, capsys):
+    monkeypatch.delenv("BITFUSION_SERVER", raising=False)
+    try:
+        code = main(["run", *options, "--", "true"])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == ExitCode.USAGE
+    assert words in capsys.readouterr().err
+
+
+def test_a_report_that_was_only_tried_leaves_nothing(tmp_path):
+    assert main(["run", "--report", str(tmp_path / "report.json"), "-n", "2", "true"]) == ExitCode.USAGE
+    assert not list(tmp_path.iterdir())
+
+
+def test_in_process_without_a_compiler_is_refused_before_the_program_starts(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['numba'] = sys.modules['llvmlite'] = None\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = run("--in-process", *python("print('ran')"), env=environment)
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
+    assert "needs llvmlite, numba, which" in done.stderr
+    done = run("--in-process", "sh", "-c", "echo ran", env=environment)  # what another Python has, only that one knows
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+
+
+EARLY = """
+import os, signal, sys
+from bitfusion.cli.main import main
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "bitfusion.cli.run":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.exit(main(["run", "true"]))
+"""
+
+
+def test_ctrl_c_while_the_command_is_still_being_read():
+    done = subprocess.run(python(EARLY), capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert (done.returncode, done.stderr) == (ExitCode.INTERRUPTED, "")
+
+
+def test_an_unknown_option_before_the_verb(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--colour", "run", "true"])
+    assert stop.value.code == ExitCode.USAGE
+    assert "usage: bitfusion [-h]" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [[], ["--"], ["-n", "1"]], ids=" ".join)
 def test_a_program_is_needed(arguments, capsys):
     assert main(["run", *arguments]) == ExitCode.USAGE
     assert "needs a program" in capsys.readouterr().err
 
 
-def test_a_variable_that_cannot_be_read(monkeypatch, capsys):
-    monkeypatch.setenv("BITFUSION_FRACTION", "half")
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("BITFUSION_FRACTION", "half", "write a share"),
+        ("BITFUSION_FRACTION", "2", "above 0 and up to 1"),
+        ("BITFUSION_FRACTION", "nan", "write a share"),
+        ("BITFUSION_GPUS", "foo", "write a number of GPUs"),
+        ("BITFUSION_GPUS", "0", "write a number of GPUs"),
+        ("BITFUSION_GPUS", "2", "this version leases one"),
+        ("BITFUSION_MEMORY", "lots", "write bytes"),
+        ("BITFUSION_MEMORY", "0", "needs some memory"),
+    ],
+)
+def test_a_variable_that_cannot_be(name, text, words, monkeypatch, capsys):
+    monkeypatch.setenv(name, text)
     assert main(["run", "--in-process", "true"]) == ExitCode.USAGE
-    assert "BITFUSION_FRACTION" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert name in said and words in said and "literal" not in said
+
+
+def test_two_variables_that_cannot_be_together(monkeypatch, capsys):
+    monkeypatch.setenv("BITFUSION_MEMORY", "1GiB")
+    monkeypatch.setenv("BITFUSION_FRACTION", "0.5")
+    assert main(["run", "--in-process", "true"]) == ExitCode.USAGE
+    assert "BITFUSION_MEMORY and BITFUSION_FRACTION are both set" in capsys.readouterr().err
+
+
+def test_a_private_appliance_offers_what_the_variable_says(tmp_path):
+    environment = {**os.environ, "BITFUSION_DEVICES": "null"}
+    done = run("--state-dir", str(tmp_path / "state"), "-m", "2", "true", env=environment)
+    assert (done.returncode, done.stderr) == (0, "bitfusion: 2 MiB of 64 GiB of Null device\n")
 
 
 def test_help_needs_no_server_parts():
@@ -108,9 +200,8 @@ def test_a_server_that_is_not_there(options, code, word, tmp_path, capsys):
 
 def test_a_lease_that_does_not_fit(null_appliance, tmp_path, capsys):
     mark = tmp_path / "ran"
-    for options in (["-m", "90TiB"], ["-n", "7"]):
-        code = main(["run", "--server", null_appliance.address, *options, "--", "touch", str(mark)])
-        assert code == ExitCode.CAPACITY, capsys.readouterr().err
+    code = main(["run", "--server", null_appliance.address, "-m", "90TiB", "--", "touch", str(mark)])
+    assert code == ExitCode.CAPACITY, capsys.readouterr().err
     assert not mark.exists()
 
 
@@ -139,7 +230,9 @@ def test_the_rest_of_its_environment_is_as_it_was(null_appliance):
     assert told["BITFUSION_REPORT"] == "/of/a/run/around/this" and "BITFUSION_IN_PROCESS" not in told
 
 
-@pytest.mark.parametrize(("text", "size"), [("64", 64 << 20), ("64MiB", 64 << 20), ("0.0625GiB", 64 << 20)])
+@pytest.mark.parametrize(
+    ("text", "size"), [("64", 64 << 20), ("63.5", 127 << 19), ("64MiB", 64 << 20), ("0.0625GiB", 64 << 20)]
+)
 def test_memory_is_mib_or_has_a_unit(text, size, null_appliance):
     show = python("import os; print(os.environ['BITFUSION_MEMORY'])")
     done = run("-q", "--server", null_appliance.address, "-m", text, *show)
@@ -167,6 +260,23 @@ def test_exit_codes(command, code, null_appliance):
     done = run("-q", "--server", null_appliance.address, "--", *command)
     assert done.returncode == code
     assert (command[0] in done.stderr) == (code in (ExitCode.NOT_FOUND, ExitCode.NOT_EXECUTABLE))
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train.py", "train.py: not a command; did you mean `python train.py`?"),
+        ("./train.py", "./train.py: not a command; did you mean `python ./train.py`?"),
+        ("train", "train: not a command; did you mean `./train`?"),
+        ("nothing.py", "nothing.py: No such file or directory"),
+    ],
+)
+def test_a_file_that_is_no_command(command, words, tmp_path):
+    (tmp_path / "train.py").touch()
+    (tmp_path / "train").touch(0o755)
+    with attend(command, stderr=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.communicate(timeout=TIMEOUT_S)[1] == f"bitfusion: {words}\n"
+    assert process.returncode in (ExitCode.NOT_FOUND, ExitCode.NOT_EXECUTABLE)
 
 
 def test_arguments_pass_untouched(null_appliance):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from bitfusion.device.discovery import discover
+from tests.appliance import Appliance
 
 SCRIPT = os.path.join(os.path.dirname(sys.executable), "bitfusion")
 TIMEOUT_S = 90
@@ -206,7 +207,7 @@ def test_a_python_without_our_own_needs(programs, tmp_path):
     with programs.start("from numba import cuda", python=python) as process:
         _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
-    assert "needs the package" in err and f"{python} -m pip install bitfusion" in err
+    assert "needs the package" in err and f"{python} -m pip install numpy msgpack" in err
 
 
 # around the program
@@ -247,6 +248,18 @@ if __name__ == "__main__":
         print(pool.apply(work))
 """
     assert programs.run(text) == "bitfusion.cuda\nbitfusion.cuda\n"
+
+
+def test_a_child_that_finds_nothing_left_says_how_to_leave_room(programs, tmp_path):
+    (tmp_path / "child.py").write_text(ADD)
+    text = ADD + "import subprocess, sys\nsubprocess.run([sys.executable, sys.argv[0].replace('program', 'child')])\n"
+    with Appliance("virtual:1x64MiB", tmp_path / "state") as appliance:
+        programs.options = ["-q", "--server", appliance.address]
+        with programs.start(text) as process:
+            out, err = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, out) == (0, "bitfusion.cuda\n")
+    assert "CapacityError: no GPU has room for a whole GPU" in err and "`bitfusion run -p FRACTION`" in err
+    assert err.count("Traceback") == 1
 
 
 def test_a_program_that_never_uses_it_loads_nothing(programs):
@@ -338,9 +351,14 @@ from bitfusion.cuda import current
 print(current.current().session_id)
 """
     assert programs.run(text) == "in-process\n"
-    with programs.start(text, "-n", "2") as process:
+
+
+def test_in_process_in_a_python_without_numba(programs, bare_python):
+    programs.options = ["-q", "--in-process"]
+    with programs.start(ADD, python=bare_python) as process:
         _, err = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 1 and "CapacityError: 2 GPUs were asked for" in err
+    assert process.returncode == 1
+    assert "ConfigError: an appliance needs llvmlite, numba, numba_cuda, which this Python does not have" in err
 
 
 # however it ends
