@@ -66,6 +66,8 @@ def allocate(core: Core, size: int) -> Operation[Owned]:
     try:
         address = core.memory.allocate(size)
     except DeviceMemoryError:
+        address = -1
+    if address < 0:  # no longer in the handler: the second failure alone is the program's
         gc.collect()  # arrays that are garbage, but in reference cycles
         core.reap()
         address = core.memory.allocate(size)

@@ -97,7 +97,14 @@ SUBMODULES = frozenset({"cg", "fp16", "libdevice", "random", "types"})
 UNSUPPORTED = frozenset(
     [
         *("Archive", "CUSource", "Cubin", "Fatbin", "LTOIR", "LinkableCode", "Object", "PTXSource", "declare_device"),
-        *("HostOnlyCUDAMemoryManager", "IpcHandle", "open_ipc_array", "set_memory_manager", "runtime"),
+        *(
+            "CudaSupportError",
+            "HostOnlyCUDAMemoryManager",
+            "IpcHandle",
+            "open_ipc_array",
+            "set_memory_manager",
+            "runtime",
+        ),
         *("Reduce", "reduce", "guvectorize", "vectorize", "cudadrv", "simulator"),
         *("compile", "compile_all", "compile_for_current_device", "compile_ptx", "compile_ptx_for_current_device"),
         *("external_stream", "legacy_default_stream", "per_thread_default_stream"),

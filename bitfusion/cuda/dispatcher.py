@@ -21,6 +21,7 @@ from bitfusion.client.array import DeviceArray
 from bitfusion.client.base import dim3
 from bitfusion.client.client import Client
 from bitfusion.cuda import arguments, current
+from bitfusion.cuda.not_offered import NotOffered
 from bitfusion.cuda.specialization import Specialization
 from bitfusion.errors import InvalidValueError, KernelTypeError, LaunchError, UnsupportedError
 from bitfusion.kernels.types import Signature, Type, int64, none, typeof
@@ -124,7 +125,8 @@ class Dispatcher:
         try:
             return self._configured[configuration]
         except (KeyError, TypeError):  # new, or of lists
-            return self._configure(configuration)
+            pass
+        return self._configure(configuration)  # what it raises has nothing to do with what was missing here
 
     def configure(self, griddim: Any, blockdim: Any, stream: Any = 0, sharedmem: int = 0) -> Launch:
         """The kernel with a launch configuration. LaunchError, TypeError, ValueError for what is none."""
@@ -171,10 +173,16 @@ class Dispatcher:
         stream = client.stream_number(launch.stream)
         ready, back = arguments.on_device(client, values, launch.stream)
         found = self._specialization(client, ready)
-        data = found.pack(ready)
+        data = self._pack(found, ready)
         found.check(launch.config, launch.grid, launch.block, launch.sharedmem)
         client.run(operations.post(client.core, Opcode.LAUNCH, stream, found.number, launch.config, data))
         arguments.copy_back(client, back, launch.stream)
+
+    def _pack(self, found: Specialization, values: list[Any]) -> bytes:
+        try:
+            return found.pack(values)
+        except KernelTypeError as error:  # which knows the argument, not the kernel
+            raise KernelTypeError(f"{self.__qualname__}: {error.message}", **error.details) from None  # type: ignore[attr-defined]
 
     def _specialization(self, client: Client, values: list[Any]) -> Specialization:
         """The specialisation for ready arguments; afterwards the quick way knows it, if it can."""
@@ -195,7 +203,9 @@ class Dispatcher:
     def _check_count(self, count: int) -> None:
         expected = self.py_func.__code__.co_argcount
         if count != expected:
-            raise KernelTypeError(f"{self.__qualname__} takes {expected} arguments, {count} were given")  # type: ignore[attr-defined]
+            takes = "1 argument" if expected == 1 else f"{expected} arguments"
+            given = "1 was" if count == 1 else f"{count} were"
+            raise KernelTypeError(f"{self.__qualname__} takes {takes}, {given} given")  # type: ignore[attr-defined]
 
     def _declared(self, client: Client, values: list[Any], given: list[Type]) -> Specialization:
         """Among several signatures the exact one, else the first that the values can be converted to."""
@@ -294,6 +304,10 @@ class Dispatcher:
         if signature is not None:
             return read(self.compile(Signature(none, *as_signature(signature).args)).function.info)
         return {arguments: read(found.function.info) for arguments, found in self.overloads.items()}
+
+    inspect_asm, inspect_llvm, inspect_lto_ptx = NotOffered(), NotOffered(), NotOffered()
+    inspect_sass, inspect_sass_cfg, inspect_types = NotOffered(), NotOffered(), NotOffered()
+    recompile, stats, get_metadata = NotOffered(), NotOffered(), NotOffered()
 
 
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()

@@ -164,7 +164,13 @@ def test_no_such_name():
         open_session(parse_target("no-such-host.invalid"), SMALL)
 
 
-@pytest.mark.parametrize("text", ["", ":", "host:port", "host:0", "host:70000", "[::1", "[::1]x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", ":", "host:port", "host:0", "host:70000", "[::1", "[::1]x", "a:b:c", "[host]:7"),
+        *("http://127.0.0.1:56001", "https://host", "host:7/path"),
+    ],
+)
 def test_targets_that_are_none(text):
     with pytest.raises(ConfigError, match="server address"):
         parse_target(text)
