@@ -40,12 +40,14 @@ class Appliance:
         self._reader.start()
         os.close(writer)
         with open(reader) as ready:
-            line = ready.readline()  # the end of the pipe, should the appliance die
-        if not line:
+            said = json.loads(
+                ready.readline() or "{}"
+            )  # an error, or the end of the pipe, should the appliance not start
+        if "address" not in said:
             self._end()
             raise RuntimeError("the appliance did not start:\n" + "".join(self.lines))
-        self.address: str = json.loads(line)["address"]
-        self.pid: int = json.loads(line)["pid"]
+        self.address: str = said["address"]
+        self.pid: int = said["pid"]
 
     @property
     def port(self) -> int:
