@@ -253,15 +253,15 @@ class ClientSession:
     def settle(self) -> None:
         """Take in what ``rcvd`` says has come, and go on with what an interrupt left undone."""
         try:
-            if self.rcvd:
-                self._connection.buffer_updated(self.rcvd[0])
-                self.rcvd.clear()
+            connection, rcvd = self._connection, self.rcvd
+            if rcvd:
+                connection.buffer_updated(rcvd[0])
+                rcvd.clear()
             while self.error is None:
                 event = self._event
-                if event is None:
-                    event = self._event = self._connection.next_event()
-                if event is None:
+                if event is None and (event := connection.next_event()) is None:
                     break
+                self._event = event
                 if isinstance(event, PayloadEnd):
                     self._payload_rcvd(event.frame)
                 else:

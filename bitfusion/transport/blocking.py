@@ -197,7 +197,9 @@ class BlockingTransport:
         """Finish what an interrupt left half done. Being interrupted itself changes nothing."""
         if self.session.torn:
             self._end_torn()
-        self._account_sent()
+        if self._sent:
+            self._unsent = _after(self._unsent, self._sent[0])
+            self._sent.clear()
         self.session.settle()
         self._interrupted = False
 
@@ -255,17 +257,13 @@ class BlockingTransport:
 
     def _send(self, flags: int) -> None:
         """Send once and account for it."""
-        unsent = self._unsent
+        unsent, sent = self._unsent, self._sent
         if len(unsent) == 1:  # as a rule: a call, or a batch
-            self._sent.extend(map(self._sock.send, unsent, (flags,)))
+            sent.extend(map(self._sock.send, unsent, (flags,)))
         else:
-            self._sent.extend(map(self._sock.sendmsg, (unsent[:IOV_COUNT_MAX],), ((),), (flags,)))
-        self._account_sent()
-
-    def _account_sent(self) -> None:
-        if self._sent:
-            self._unsent = _after(self._unsent, self._sent[0])
-            self._sent.clear()
+            sent.extend(map(self._sock.sendmsg, (unsent[:IOV_COUNT_MAX],), ((),), (flags,)))
+        self._unsent = _after(unsent, sent[0])
+        sent.clear()
 
     def _wait_writable(self, deadline: float | None) -> None:
         """Wait until more can be sent, receiving what comes. DeadlineError, and what ended the session meanwhile."""
