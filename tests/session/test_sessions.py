@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 
 from bitfusion import limits
 from bitfusion.errors import (
     BitfusionError,
     ConnectionLostError,
+    DeviceMemoryError,
     InvalidValueError,
     KernelFaultError,
     LaunchError,
@@ -168,8 +171,15 @@ def test_a_kernel_fault_outranks_and_stays():
     server.failures.keep(LaunchError("x"), "launch of f")
     server.failures.keep(KernelFaultError("illegal address"), "launch of g")
     assert server.failures.poisoned
-    assert isinstance(server.failures.take(), KernelFaultError)
-    assert isinstance(server.failures.take(), KernelFaultError)
+    assert server.failures.take().message == "illegal address"
+    for _ in range(2):
+        later = server.failures.take()
+        assert isinstance(later, KernelFaultError) and server.failures.poisoned
+        assert later.message.startswith("an earlier launch failed") and later.message.endswith(
+            "It was: illegal address"
+        )
+        assert "cuda.close()" in later.message and later.message.count("earlier") == 1
+        assert later.operation == "launch of g" and later.details["earlier"] is True
 
 
 def test_a_failure_of_a_call_is_that_calls():
@@ -194,6 +204,30 @@ def test_the_end_reaches_every_call_and_everything_later():
     with pytest.raises(ConnectionLostError):
         client.post(Opcode.RELEASE, 0, 1)
     assert client.goodbye() == []
+
+
+def test_what_ended_a_session_is_raised_afresh_each_time():
+    """One exception raised again and again would grow a traceback that keeps every frame it went through, and their arrays."""
+    client, _ = opened()
+    call = client.call(Opcode.SYNCHRONIZE, 0, 0)
+    client.end(DeviceMemoryError("full", requested=5, used=3, limit=4, operation="allocate"))
+    raised = []
+    for use in (call.result, call.result, lambda: client.post(Opcode.RELEASE, 0, 1), lambda: client.call(1, 0)) * 2:
+        with pytest.raises(DeviceMemoryError) as caught:
+            use()
+        raised.append(caught.value)
+    assert len({id(error) for error in raised}) == len(raised)
+    for error in raised:
+        assert error.args == ("full",) and error.requested == 5 and error.operation == "allocate"
+        assert len(traceback.extract_tb(error.__traceback__)) <= 3 and error.__cause__ is error.__context__ is None
+    assert client.error is not None and client.error.__traceback__ is None
+
+
+def test_a_call_that_cannot_be_packed_leaves_nothing_behind():
+    client, _ = opened()
+    with pytest.raises(TypeError):
+        client.call(Opcode.ECHO, 0, object())
+    assert not client.waiting and not client.queued
 
 
 def test_a_refusal_ends_the_session_before_it_opened():
