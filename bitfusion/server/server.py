@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bitfusion import limits
 from bitfusion.errors import (
+    OPEN_ANOTHER,
     BitfusionError,
     DeadlineError,
     RemoteProtocolError,
@@ -29,7 +30,7 @@ from bitfusion.errors import (
 from bitfusion.pool.lease import Lease, LeaseEvent
 from bitfusion.pool.pool import Pool
 from bitfusion.pool.request import LeaseRequest
-from bitfusion.server.workers import Worker, Workers
+from bitfusion.server.workers import Workers
 from bitfusion.session.hello import Hello
 from bitfusion.session.server import ServerSession
 from bitfusion.version import WIRE_VERSION, WIRE_VERSIONS
@@ -51,7 +52,7 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 ACCEPT_RETRY_DELAY_S = 1.0
 """As asyncio's own servers do (ACCEPT_RETRY_DELAY): there is no event for descriptors that come free."""
 
-STOPPED = "the appliance was stopped; the session's memory and kernels are gone, connect again once it is back"
+STOPPED = f"the appliance was stopped; the session's memory and kernels are gone; once it is back {OPEN_ANOTHER}"
 
 
 class Server:
@@ -157,8 +158,9 @@ class Server:
                 _send_failure(_taken_over(), connection, SessionError(STOPPED))
             raise
         if code != 0:
-            log.warning("! session %s: %s", assignment.session_id, _obituary(worker, code))
-            _send_failure(_taken_over(), connection, WorkerDiedError(_obituary(worker, code)))
+            how = _death(code)
+            log.warning("! session %s: its worker %d died %s", assignment.session_id, worker.pid, how)
+            _send_failure(_taken_over(), connection, WorkerDiedError(_obituary(assignment.session_id, worker.pid, how)))
 
 
 def _taken_over() -> ServerSession:
@@ -166,17 +168,18 @@ def _taken_over() -> ServerSession:
     return ServerSession(Connection(Role.SERVER, state=State.OPEN))
 
 
-def _obituary(worker: Worker, code: int | None) -> str:
-    """How a worker ended, for its client."""
+def _death(code: int | None) -> str:
+    """How a worker ended."""
     if code is None:
-        how = "for a reason nobody saw"
-    elif code < 0:
-        how = f"by {signal.Signals(-code).name}"
-    else:
-        how = f"with exit code {code}"
+        return "for a reason nobody saw"
+    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+
+
+def _obituary(session_id: str, pid: int, how: str) -> str:
+    """The end of a worker, for its client."""
     return (
-        f"the worker that held this session died {how}; its memory and kernels are gone, connect again "
-        f"(worker {worker.pid}; the appliance's log has more)"
+        f"the worker that held this session died {how}; its memory and kernels are gone, {OPEN_ANOTHER}. "
+        f"The appliance's log may say why: worker {pid}, session {session_id}"
     )
 
 

@@ -74,8 +74,11 @@ def test_a_workers_death_ends_its_own_session_with_the_reason_and_nothing_else(n
     healthy, doomed = opened(null_appliance), opened(null_appliance)
     pid = worker_of(null_appliance, doomed)
     os.kill(pid, number)
-    with pytest.raises(WorkerDiedError, match=number.name):
+    name = doomed.session.welcome.session_id
+    with pytest.raises(WorkerDiedError, match=rf"{number.name}.*cuda\.close\(\).*worker {pid}, session {name}"):
         echo(doomed)
+    line = null_appliance.wait_log(rf"session {name}: its worker {pid} died by {number.name}$").string
+    assert "log" not in line.partition("session")[2]  # it is the log
     with pytest.raises(WorkerDiedError):
         doomed.session.post(Opcode.RELEASE, 0, 1)
     assert echo(healthy) == b"x"
