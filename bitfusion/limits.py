@@ -43,6 +43,9 @@ PATTERN_SIZE_MAX = 256
 SOURCE_SIZE_MAX = 1 * MIB
 """A kernel's captured source with its device functions and constants."""
 
+NAME_SIZE_MAX = 1024
+"""Characters of a function's name in a module: a mangled one has some hundred."""
+
 IMAGE_SIZE_MAX = 3 * MIB
 """A PTX, cubin or fatbin image sent in one message; below METADATA_SIZE_MAX."""
 

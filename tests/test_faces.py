@@ -19,7 +19,7 @@ PAIRS = [
     (client.Module, async_client.AsyncModule),
 ]
 
-BLOCKING_ONLY = {"__enter__", "__exit__", "__iter__", "__setitem__", "__array__", "__init__"}
+BLOCKING_ONLY = {"__enter__", "__exit__", "__setitem__", "__init__"}
 """What Python calls by itself and nobody could await; setitem and getitem stand beside the operators."""
 
 ASYNCIO_ONLY = {"__aenter__", "__aexit__", "__init__"}

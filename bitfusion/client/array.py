@@ -115,6 +115,15 @@ class BaseArray(Generic[C]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} shape={self.shape} dtype={self.dtype}>"
 
+    def __copy__(self) -> Self:
+        return self._view(self.layout)
+
+    def __getstate__(self) -> object:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be pickled or deep-copied: its elements are on the leased GPU; "
+            "copy_to_host() gives a host array, to_device(array) another one on the device"
+        )
+
     @property
     def __bitfusion_argument__(self) -> Argument:
         """The array as a kernel's argument, made once. KernelTypeError for a dtype that kernels cannot use, InvalidAddressError."""

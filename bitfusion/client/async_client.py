@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from bitfusion.client.base import (
     BaseFunction,
     BaseModule,
     BaseStream,
+    Times,
     default_stream,
     hello,
     opening,
@@ -31,13 +32,14 @@ from bitfusion.client.host import HostArray
 from bitfusion.client.operations import MemoryInfo
 from bitfusion.client.settings import target_of, token_of
 from bitfusion.session.client import Operation
+from bitfusion.session.hello import Hello
 from bitfusion.transport.address import Target
 from bitfusion.transport.stream import AsyncTransport, open_session
 
 T = TypeVar("T")
 
 
-async def connect(
+def connect(
     target: str | None = None,
     *,
     gpus: int = 1,
@@ -47,19 +49,56 @@ async def connect(
     deadline: float | None = None,
     timeout: float = CONNECT_TIMEOUT_S,
     flush_delay: float = FLUSH_DELAY_S,
-) -> AsyncClient:
-    """Lease a GPU and open a session on it; parameters and errors are those of the blocking ``connect``."""
-    greeting = hello(gpus, memory, fraction, token_of(token))
-    address = target_of(target)
+) -> Connecting:
+    """Lease a GPU and open a session on it; parameters and errors are those of the blocking ``connect``.
+
+    Either ``client = await connect(...)`` or ``async with connect(...) as client``.
+    """
+    greeting, times = hello(gpus, memory, fraction, token_of(token)), Times.of(deadline, timeout, flush_delay)
+    return Connecting(_connect(target_of(target), greeting, times))
+
+
+async def _connect(address: Target | None, greeting: Hello, times: Times) -> AsyncClient:
     place = address if address is not None else await _acquire()
     try:
         with opening(place):
-            transport = await open_session(place, greeting, timeout_s=timeout, flush_delay_s=flush_delay)
+            transport = await open_session(
+                place, greeting, timeout_s=times.timeout_s, flush_delay_s=times.flush_delay_s
+            )
     except BaseException:
         if address is None:
             embedded.release()
         raise
-    return AsyncClient(transport, deadline_s=deadline, private=address is None)
+    return AsyncClient(transport, deadline_s=times.deadline_s, private=address is None)
+
+
+class Connecting(Coroutine[Any, Any, "AsyncClient"]):
+    """What ``connect`` gives: a coroutine, so that it can be awaited and made a task, that ``async with`` takes as well."""
+
+    def __init__(self, connecting: Coroutine[Any, Any, AsyncClient]) -> None:
+        self._connecting = connecting
+
+    def __await__(self) -> Generator[Any, Any, AsyncClient]:
+        return self._connecting.__await__()
+
+    def send(self, value: Any) -> Any:
+        """As a coroutine's."""
+        return self._connecting.send(value)
+
+    def throw(self, *exc_info: Any) -> Any:
+        """As a coroutine's."""
+        return self._connecting.throw(*exc_info)
+
+    def close(self) -> None:
+        """As a coroutine's."""
+        self._connecting.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        self._client = await self._connecting
+        return self._client
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._client.close()
 
 
 async def _acquire() -> Target:
@@ -154,14 +193,14 @@ class AsyncClient(BaseClient):
         """Compile captured source for a signature (kernels/source.py, kernels/types.py). KernelError."""
         return AsyncFunction(self, await self.run(operations.load_kernel(self.core, source, signature, options)))
 
-    async def load_module(self, image: bytes) -> AsyncModule:
-        """Load PTX text. UnsupportedError, InvalidValueError."""
+    async def load_module(self, image: bytes | str) -> AsyncModule:
+        """Load PTX text. UnsupportedError, InvalidValueError, TypeError."""
         return AsyncModule(self, await self.run(operations.load_module(self.core, image)))
 
     # about the session
 
     async def echo(self, data: bytes) -> bytes:
-        """One round trip to the worker."""
+        """One round trip to the worker, with up to 16 KiB. InvalidValueError, TypeError."""
         return await self.run(operations.echo(self.core, data))
 
     async def worker_metrics(self) -> dict[str, int]:
@@ -202,6 +241,14 @@ class AsyncDeviceArray(BaseArray[AsyncClient]):
     def __getitem__(self, key: object) -> AsyncDeviceArray:
         """A view; of one element, a view without dimensions."""
         return self._get(key)[0]
+
+    # what Python would make of __len__ and __getitem__: arrays of arrays, without a word
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("an AsyncDeviceArray cannot be iterated over; await array.copy_to_host() first")
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> HostArray:
+        raise TypeError("an AsyncDeviceArray does not become a host array by itself; await array.copy_to_host()")
 
 
 class AsyncStream(BaseStream[AsyncClient]):
@@ -261,7 +308,11 @@ class AsyncFunction(BaseFunction[AsyncClient]):
         stream: BaseStream[AsyncClient] | int = 0,
         shared_size: int = 0,
     ) -> None:
-        """Post a launch with packed arguments. LaunchError if they do not fit."""
+        """Post a launch. LaunchError if the arguments do not fit, TypeError.
+
+        ``arguments`` are the packed bytes of all parameters: each at its offset and of its size of ``info.parameters``, little-endian; an
+        array as its ``address``, 8 bytes.
+        """
         await self.client.run(self._launch(grid, block, arguments, stream, shared_size))
 
 

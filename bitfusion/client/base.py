@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -160,11 +161,17 @@ class BaseFunction(Generic[C]):
     ) -> Operation[None]:
         number = self.client.stream_number(stream)
         dimensions, threads = dim3(grid, "grid"), dim3(block, "block")
-        if len(arguments) != self.info.arguments_size:
-            raise LaunchError(
-                f"{self.info.name} takes {self.info.arguments_size} bytes of arguments, {len(arguments)} were given"
+        if not isinstance(arguments, bytes | bytearray | memoryview):
+            raise TypeError(
+                f"{self._takes()}: give them as packed bytes (struct.pack), not as {type(arguments).__name__}"
             )
+        if len(arguments) != self.info.arguments_size:
+            raise LaunchError(f"{self._takes()}; bytes given: {len(arguments)}")
         yield from operations.launch(self.client.core, self.handle, dimensions, threads, arguments, number, shared_size)
+
+    def _takes(self) -> str:
+        places = ", ".join(f"{size} at {offset}" for offset, size in self.info.parameters)
+        return f"{self.info.name} takes {self.info.arguments_size} bytes of arguments ({places or 'no parameters'})"
 
 
 class BaseModule(Generic[C]):
@@ -212,6 +219,30 @@ def hello(gpus: int, memory: int | str | None, fraction: float | None, token: st
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What ``connect`` was given of times, in seconds."""
+
+    deadline_s: float | None
+    timeout_s: float
+    flush_delay_s: float
+
+    @classmethod
+    def of(cls, deadline: object, timeout: object, flush_delay: object) -> Times:
+        """ConfigError for what is no time."""
+        return cls(
+            None if deadline is None else _seconds(deadline, "deadline"),
+            _seconds(timeout, "timeout"),
+            0.0 if flush_delay == 0 else _seconds(flush_delay, "flush_delay"),
+        )
+
+
+def _seconds(value: object, noun: str) -> float:
+    if not isinstance(value, int | float | np.integer | np.floating) or not 0 < value <= TIME_MAX_S:
+        raise ConfigError(f"{noun} must be a number of seconds above 0 and at most {TIME_MAX_S:.0f}, not {value!r}")
+    return float(value)
+
+
 def _whole(value: object, noun: str) -> int:
     """An integer of any type as Python's own; whether it can be granted is for the server to say."""
     if isinstance(value, int | np.integer) and -(2**63) <= value < 2**63:
@@ -246,6 +277,9 @@ def opening(place: Target) -> Iterator[None]:
             f"{place} took the connection but did not open a session in time; check the host and the port, or give it a longer timeout"
         ) from error
 
+
+TIME_MAX_S = 1e6
+"""Eleven days: a longer time is a slip, and infinity is more than the clocks of the system take."""
 
 CONNECT_TIMEOUT_S = 30.0
 """For the whole of opening a session: TCP, the hello, a place on a GPU and a worker."""

@@ -22,6 +22,7 @@ from bitfusion.client.base import (
     BaseFunction,
     BaseModule,
     BaseStream,
+    Times,
     default_stream,
     hello,
     opening,
@@ -52,17 +53,17 @@ def connect(
     neither the lease is the whole GPU. ``deadline`` bounds each later call, ``timeout`` the opening, in seconds. Posted
     work leaves at the latest ``flush_delay`` seconds after the program goes idle. Raises the ConnectError branch, ConfigError.
     """
-    greeting = hello(gpus, memory, fraction, token_of(token))
+    greeting, times = hello(gpus, memory, fraction, token_of(token)), Times.of(deadline, timeout, flush_delay)
     address = target_of(target)
     place = address or embedded.acquire()
     try:
         with opening(place):
-            transport = open_session(place, greeting, timeout_s=timeout, flush_delay_s=flush_delay)
+            transport = open_session(place, greeting, timeout_s=times.timeout_s, flush_delay_s=times.flush_delay_s)
     except BaseException:
         if address is None:
             embedded.release()
         raise
-    return Client(transport, deadline_s=deadline, private=address is None)
+    return Client(transport, deadline_s=times.deadline_s, private=address is None)
 
 
 class Transport(Protocol):
@@ -162,14 +163,14 @@ class Client(BaseClient):
         """Compile captured source for a signature (kernels/source.py, kernels/types.py). KernelError."""
         return Function(self, self.run(operations.load_kernel(self.core, source, signature, options)))
 
-    def load_module(self, image: bytes) -> Module:
-        """Load PTX text. UnsupportedError, InvalidValueError."""
+    def load_module(self, image: bytes | str) -> Module:
+        """Load PTX text. UnsupportedError, InvalidValueError, TypeError."""
         return Module(self, self.run(operations.load_module(self.core, image)))
 
     # about the session
 
     def echo(self, data: bytes) -> bytes:
-        """One round trip to the worker."""
+        """One round trip to the worker, with up to 16 KiB. InvalidValueError, TypeError."""
         return self.run(operations.echo(self.core, data))
 
     def worker_metrics(self) -> dict[str, int]:
@@ -229,7 +230,11 @@ class Function(BaseFunction[Client]):
     def launch(
         self, grid: object, block: object, arguments: bytes, stream: BaseStream[Client] | int = 0, shared_size: int = 0
     ) -> None:
-        """Post a launch with packed arguments. LaunchError if they do not fit."""
+        """Post a launch. LaunchError if the arguments do not fit, TypeError.
+
+        ``arguments`` are the packed bytes of all parameters: each at its offset and of its size of ``info.parameters``, little-endian; an
+        array as its ``address``, 8 bytes.
+        """
         self.client.run(self._launch(grid, block, arguments, stream, shared_size))
 
 

@@ -121,12 +121,11 @@ def read_pieces(core: Core, stream: int, pieces: Iterable[tuple[int, memoryview]
                 while session.full:
                     yield Wait.ROOM
                 piece = target[start : start + limits.PAYLOAD_SIZE_MAX]
-                calls.append(session.call(Opcode.READ, stream, address + start, piece.nbytes, into=piece))
+                session.call(Opcode.READ, stream, address + start, piece.nbytes, into=piece, among=calls)
         for asked in calls:
             yield asked
     except BaseException:  # an interrupt or a deadline: later bytes must not reach memory the caller has taken back
-        for asked in calls:
-            session.abandon(asked)
+        session.abandon(*calls)
         raise
     for asked in calls:
         asked.result()
@@ -146,6 +145,7 @@ def memory_info(core: Core) -> Operation[MemoryInfo]:
 
 def load_kernel(core: Core, source: bytes, signature: object, options: object) -> Operation[Kernel]:
     """Compile and load a captured kernel; its source is sent once. KernelCompileError, UnsupportedError."""
+    source = _bytes(source, "a kernel's source")
     if not 0 < len(source) <= limits.SOURCE_SIZE_MAX:
         raise KernelSourceError(
             f"a kernel's source of {len(source)} bytes is over the limit of {limits.SOURCE_SIZE_MAX}"
@@ -160,8 +160,13 @@ def load_kernel(core: Core, source: bytes, signature: object, options: object) -
     return Kernel(core.own(Opcode.FUNCTION_UNLOAD, number), function_info(value))
 
 
-def load_module(core: Core, image: bytes) -> Operation[Owned]:
-    """Load PTX text, or what else the device takes. UnsupportedError, InvalidValueError."""
+def load_module(core: Core, image: bytes | str) -> Operation[Owned]:
+    """Load PTX text, or what else the device takes. UnsupportedError, InvalidValueError, TypeError."""
+    image = (
+        image.encode()
+        if isinstance(image, str)
+        else _bytes(image, "an image (PTX as text or bytes, a cubin or a fatbin)")
+    )
     if not 0 < len(image) <= limits.IMAGE_SIZE_MAX:
         raise InvalidValueError(f"an image of {len(image)} bytes is over the limit of {limits.IMAGE_SIZE_MAX}")
     number = core.next_number()
@@ -170,7 +175,11 @@ def load_module(core: Core, image: bytes) -> Operation[Owned]:
 
 
 def load_function(core: Core, module: Owned, name: str) -> Operation[Kernel]:
-    """The kernel ``name`` of a module; InvalidValueError if it has none."""
+    """The kernel ``name`` of a module; InvalidValueError if it has none, TypeError."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a kernel is a string, not {type(name).__name__}")
+    if len(name) > limits.NAME_SIZE_MAX:
+        raise InvalidValueError(f"the module has no kernel with a name of {len(name)} characters")
     number = core.next_number()
     value = yield from call(core, Opcode.FUNCTION_LOAD, 0, number, check_handle(core, module, "module"), name)
     return Kernel(core.own(Opcode.FUNCTION_UNLOAD, number), function_info(value))
@@ -257,7 +266,10 @@ def elapsed_ms(core: Core, start: Owned, end: Owned) -> Operation[float]:
 
 
 def echo(core: Core, data: bytes) -> Operation[bytes]:
-    """The same bytes back from the worker: one round trip."""
+    """The same bytes back from the worker: one round trip. InvalidValueError if they are too many for it, TypeError."""
+    data = _bytes(data, "the data of an echo")
+    if len(data) > limits.INLINE_SIZE_MAX:
+        raise InvalidValueError(f"an echo of {len(data)} bytes is over the limit of {limits.INLINE_SIZE_MAX}")
     value = yield from call(core, Opcode.ECHO, 0, data)
     if not isinstance(value, bytes):
         raise RemoteProtocolError("the server answered an echo with something that is no bytes")
@@ -270,3 +282,12 @@ def metrics(core: Core) -> Operation[dict[str, int]]:
     if not isinstance(value, Mapping):
         raise RemoteProtocolError("the server answered a query of its metrics with something that is no map")
     return {name: count for name, count in value.items() if isinstance(count, int)}
+
+
+def _bytes(value: object, noun: str) -> bytes:
+    """Bytes-like data as bytes; TypeError for what is none, before anything is sent: the server would end the session."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"{noun} must be bytes, not {type(value).__name__}")

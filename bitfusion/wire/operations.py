@@ -125,7 +125,7 @@ FIELDS: Mapping[Opcode, Mapping[str, Kind]] = {
     Opcode.MEMORY_INFO: {},
     Opcode.KERNEL_LOAD: {"function": HANDLE, "hash": HASH, "signature": Tree(), "options": Tree()},
     Opcode.MODULE_LOAD: {"module": HANDLE, "image": Bin(limits.IMAGE_SIZE_MAX, 1)},
-    Opcode.FUNCTION_LOAD: {"function": HANDLE, "module": HANDLE, "name": Text(1024)},
+    Opcode.FUNCTION_LOAD: {"function": HANDLE, "module": HANDLE, "name": Text(limits.NAME_SIZE_MAX)},
     Opcode.ECHO: {"data": Bin(limits.INLINE_SIZE_MAX)},
     Opcode.METRICS: {},
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -356,9 +359,9 @@ async def test_memory_that_does_not_fit_is_refused(client, out, error):
 )
 async def test_copies_in_must_fit_exactly(client, value, error):
     array = await done(client.to_device(sample("f8", (4, 6))))
-    for copy in (array.copy_from_host, array.copy_to_device):
+    for method in (array.copy_from_host, array.copy_to_device):
         with pytest.raises(error):
-            await done(copy(value))
+            await done(method(value))
     with pytest.raises(error):
         await done(array.copy_to_device(await done(client.to_device(value))))
     same(await host(array), sample("f8", (4, 6)))
@@ -470,6 +473,32 @@ async def test_what_cuda_programs_ask_of_an_array(client):
     assert array[::-1].alloc_size == array.alloc_size == 96
     assert (await done(client.device_array(0))).address == 0
     assert "(4, 6)" in repr(array) and "float32" in repr(array)
+
+
+async def test_arrays_stay_on_the_device_when_they_are_copied_or_pickled(client):
+    array = await done(client.to_device(sample("f4", (4,))))
+    view = copy.copy(array)
+    assert view is not array and view.address == array.address and view.stream is array.stream
+    for use in (pickle.dumps, copy.deepcopy, lambda array: copy.deepcopy({"a": [array]})):
+        with pytest.raises(TypeError, match=r"copy_to_host\(\) gives .* to_device\(array\)"):
+            use(array)
+
+
+async def test_asyncio_arrays_say_what_to_await(virtual_appliance):
+    """NumPy and Python would else make arrays and lists of arrays, by way of len and indexing."""
+    async with bitfusion.aio.connect(virtual_appliance.address, memory="2MiB") as client:
+        array = await client.to_device(sample("f4", (3, 4)))
+        for use in (
+            np.asarray,
+            np.array,
+            np.sum,
+            list,
+            tuple,
+            iter,
+            lambda array: [*array],
+        ):
+            with pytest.raises(TypeError, match=r"await array\.copy_to_host\(\)"):
+                use(array)
 
 
 async def test_numpy_and_iteration_take_blocking_arrays_as_they_are(virtual_appliance):

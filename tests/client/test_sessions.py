@@ -228,6 +228,27 @@ async def test_an_image_that_is_none_and_sources_that_are_none(client):
     assert await done(client.echo(b"x")) == b"x"
 
 
+async def test_what_is_no_data_is_refused_before_it_is_sent(client):
+    module = await done(client.load_module(ADD_ONE.decode()))  # text is as good
+    await done(client.load_module(bytearray(ADD_ONE)))
+    for use in (
+        lambda: client.load_module(None),
+        lambda: client.load_module(7),
+        lambda: client.load_kernel("source", [], {}),
+        lambda: client.echo("x"),
+        lambda: client.echo(None),
+        lambda: client.echo(5),
+        lambda: module.function(b"add_one"),
+    ):
+        with pytest.raises(TypeError, match=r"must be bytes|is a string"):
+            await done(use())
+    with pytest.raises(InvalidValueError, match="over the limit"):
+        await done(client.echo(bytes(limits.INLINE_SIZE_MAX + 1)))
+    with pytest.raises(InvalidValueError):
+        await done(module.function("x" * 2000))
+    assert await done(client.echo(bytearray(b"x"))) == b"x"
+
+
 ADD_ONE = b"""
 .version 8.0
 .target sm_80
@@ -277,8 +298,10 @@ async def test_launch_shapes_that_are_none(client, grid, block, error):
     function = await done((await done(client.load_module(ADD_ONE))).function("add_one"))
     with pytest.raises(error):
         await done(function.launch(grid, block, bytes(8)))
-    with pytest.raises(LaunchError, match="8 bytes of arguments"):
+    with pytest.raises(LaunchError, match=r"8 bytes of arguments \(8 at 0\); bytes given: 7"):
         await done(function.launch(1, 1, bytes(7)))
+    with pytest.raises(TypeError, match=r"8 bytes of arguments \(8 at 0\): give them as packed bytes .* not as list"):
+        await done(function.launch(1, 1, [1]))
     with pytest.raises(InvalidValueError):
         await done((await done(client.load_module(ADD_ONE))).function("no_such_kernel"))
 
@@ -305,11 +328,46 @@ async def test_launch_shapes_that_are_none(client, grid, block, error):
         ({"fraction": float("nan")}, ConfigError),
         ({"fraction": "half"}, ConfigError),
         ({"fraction": 0.5, "memory": 1}, ConfigError),
+        ({"timeout": "x"}, ConfigError),
+        ({"timeout": 0}, ConfigError),
+        ({"timeout": None}, ConfigError),
+        ({"deadline": "x"}, ConfigError),
+        ({"deadline": 0}, ConfigError),
+        ({"deadline": -1}, ConfigError),
+        ({"deadline": float("nan")}, ConfigError),
+        ({"deadline": float("inf")}, ConfigError),
+        ({"flush_delay": "x"}, ConfigError),
+        ({"flush_delay": -1}, ConfigError),
     ],
 )
 async def test_leases_that_cannot_be_had(connect, virtual_appliance, options, error):
     with pytest.raises(error):
         await done(connect(virtual_appliance.address, **options))
+
+
+@pytest.mark.parametrize("target", [5, b"host", ("host", 1)])
+async def test_a_server_is_named_by_text(connect, target):
+    with pytest.raises(ConfigError, match="host:port"):
+        await done(connect(target))
+
+
+async def test_times_are_numbers_of_any_kind(connect, virtual_appliance):
+    client = await done(
+        connect(virtual_appliance.address, memory=1, timeout=np.float32(30), deadline=60, flush_delay=0)
+    )
+    assert type(client.deadline_s) is float
+    await done(client.close())
+
+
+async def test_asyncs_connect_is_a_coroutine_and_a_context(virtual_appliance):
+    async with bitfusion.aio.connect(virtual_appliance.address, memory=1) as client:
+        assert await client.echo(b"x") == b"x"
+    assert client.closed
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(bitfusion.aio.connect(virtual_appliance.address, memory=1))
+    async with task.result() as client:
+        assert not client.closed
+    bitfusion.aio.connect(virtual_appliance.address).close()  # not wanted after all
 
 
 async def test_leases_by_bytes_text_fraction_and_numpys_numbers(connect, virtual_appliance):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -70,6 +71,28 @@ async def test_a_web_server(connect):
     with http_server() as address, pytest.raises(ConnectError, match="in time; check the host and the port") as caught:
         await done(connect(address, timeout=0.3))
     assert exit_code(caught.value) == ExitCode.CONNECT
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_service_that_says_little(connect, closes):
+    """Less than a header: it is known at once for what it is, whether it then waits or hangs up."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with listener, listener.accept()[0] as connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            if closes:
+                connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):
+                pass
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with pytest.raises(
+        ConnectError, match=r"did not answer as a bitfusion .*HTTP/1\.1 400.*check the host and the port"
+    ):
+        await done(connect(f"127.0.0.1:{listener.getsockname()[1]}", timeout=600))
+    await asyncio.to_thread(thread.join)  # the loop closes the socket
 
 
 @pytest.mark.parametrize(
