@@ -24,6 +24,8 @@ from bitfusion.cuda import arguments, current
 from bitfusion.cuda.not_offered import NotOffered
 from bitfusion.cuda.specialization import Specialization
 from bitfusion.errors import InvalidValueError, KernelTypeError, LaunchError, UnsupportedError
+from bitfusion.kernels.overloads import best_first
+from bitfusion.kernels.packing import Packer
 from bitfusion.kernels.types import Signature, Type, int64, none, typeof
 from bitfusion.types import Dim3, FunctionInfo
 from bitfusion.wire.operations import CONFIG, Opcode
@@ -92,8 +94,8 @@ class Launch:
 class Dispatcher:
     """A kernel, or a device function. ``py_func`` is the Python function, ``options`` what the compiler is told.
 
-    ``signatures_declared`` are those given to ``jit``: with one, arguments are converted to it; with several, the first that fits is
-    taken; with none, every new combination of argument types is compiled for itself.
+    ``signatures_declared`` are those given to ``jit``: with one, arguments are converted to it; with several, the closest that fits
+    is taken; with none, every new combination of argument types is compiled for itself.
     """
 
     def __init__(
@@ -208,19 +210,15 @@ class Dispatcher:
             raise KernelTypeError(f"{self.__qualname__} takes {takes}, {given} given")  # type: ignore[attr-defined]
 
     def _declared(self, client: Client, values: list[Any], given: list[Type]) -> Specialization:
-        """Among several signatures the exact one, else the first that the values can be converted to."""
+        """Among several signatures the closest to what is given, of those that the values can be converted to."""
         if len(self.declared) == 1:
             return self._made_for(client, self.declared[0])
-        for signature in self.declared:
-            if list(signature.args) == given:
-                return self._made_for(client, signature)
-        for signature in self.declared:
+        for signature in best_first(self.declared, given):
             try:
-                found = self._made_for(client, signature)
-                found.pack(values)
+                Packer(signature).pack(values)
             except KernelTypeError:
                 continue
-            return found
+            return self._made_for(client, signature)
         raise KernelTypeError(
             f"no signature of {self.__qualname__} takes ({', '.join(map(str, given))}):"  # type: ignore[attr-defined]
             f" {'; '.join(map(str, self.declared))}"

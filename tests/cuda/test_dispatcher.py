@@ -293,6 +293,24 @@ def test_of_several_signatures_the_fitting_one():
         declared[1, 1](cuda.to_device(np.zeros(1, np.float32)), 1.0)
 
 
+def test_of_several_signatures_the_closest():
+    """Not the first that the values can be converted to: 2**-25 is lost in single precision."""
+
+    @cuda.jit(["(float64[:], float32, float32)", "(float64[:], float64, float64)", "(float64[:], int8, int64)"])
+    def declared(out, x, y):
+        out[0] = x + y
+
+    out = cuda.to_device(np.zeros(1))
+    for x, y, expected in (
+        (np.float32(1), np.float32(2**-25), 1),
+        (1, 2**-25, 1 + 2**-25),
+        (np.int8(5), np.int16(6), 11),
+    ):
+        declared[1, 1](out, x, y)
+        assert out.copy_to_host()[0] == expected
+    assert len(declared.overloads) == 3
+
+
 def test_specialize():
     out = cuda.to_device(np.zeros(1, np.float64))
     special = store.specialize(out, 1.5)
