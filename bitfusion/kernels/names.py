@@ -37,11 +37,16 @@ NUMPY_TYPES = _words(
     " ulonglong float16 float32 float64 half single double complex64 complex128 csingle cdouble"
 )
 
-NUMPY = NUMPY_TYPES | _words(
-    "acos acosh arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh bitwise_and"
+NUMPY_ARRAYS = _words(
+    "all any argmax argmin average count_nonzero mean nanmean nanprod nanstd nansum nanvar prod searchsorted shape size std sum var"
+)
+"""What takes an array and gives a number, or its shape; one thread does it, without memory of its own."""
+
+NUMPY = (NUMPY_TYPES | NUMPY_ARRAYS) | _words(
+    "acos acosh angle arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh bitwise_and"
     " bitwise_not bitwise_or bitwise_xor conj conjugate cos cosh deg2rad degrees divide e equal euler_gamma"
-    " fmax fmin greater greater_equal hypot inf invert isnan left_shift less less_equal log log10 log2 logical_and logical_not"
-    " logical_or logical_xor maximum minimum nan newaxis not_equal pi rad2deg radians right_shift sin sinh tan tanh true_divide"
+    " fmax fmin greater greater_equal hypot imag inf invert isnan left_shift less less_equal log log10 log2 logical_and logical_not"
+    " logical_or logical_xor maximum minimum nan newaxis not_equal pi rad2deg radians real right_shift sin sinc sinh tan tanh true_divide"
 )
 """What Numba's CUDA target has for numbers (numba/cuda/ufuncs.py): far from all that its typing knows. A test compiles each."""
 

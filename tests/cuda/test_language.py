@@ -241,6 +241,29 @@ def test_arrays_change_their_shape():
     np.testing.assert_array_equal(out, x.reshape(2, 12).T.reshape(4, 6).T.ravel())
 
 
+def test_functions_of_whole_arrays():
+    @cuda.jit
+    def use(x, out):
+        row = x[cuda.grid(1)]
+        o = out[cuda.grid(1)]
+        o[0], o[1], o[2], o[3] = np.sum(row), np.mean(row), np.prod(row), np.std(row)
+        o[4], o[5], o[6], o[7] = np.argmax(row), np.argmin(row), np.count_nonzero(row), np.var(row)
+        o[8], o[9], o[10], o[11] = np.any(row), np.all(row), np.shape(row)[0], np.size(row)
+        o[12], o[13], o[14] = np.nansum(row), np.nanmean(row), np.nanvar(row)
+        o[15], o[16], o[17] = np.average(row), np.nanprod(row), np.nanstd(row)
+        o[18], o[19] = np.searchsorted(x[2], row[1]), row.sum()
+
+    x = np.random.default_rng(3).uniform(1, 2, (4, 9))
+    x[1, 3], x[1, 5:], x[2] = 0, -2, np.sort(x[2])
+    out = np.zeros((4, 20))
+    use[1, 4](x, out)
+    functions = (np.sum, np.mean, np.prod, np.std, np.argmax, np.argmin, np.count_nonzero, np.var, np.any, np.all)
+    for row, got in zip(x, out, strict=True):
+        expected = [function(row) for function in functions] + [9, 9, row.sum(), row.mean(), row.var(), row.mean()]
+        expected += [row.prod(), row.std(), np.searchsorted(x[2], row[1]), row.sum()]
+        np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
 @cuda.jit("uint32(uint32)", device=True)
 def scramble(state):
     return state * 1664525 + 1013904223

@@ -225,6 +225,8 @@ FORMS = (
     "{0}(x, 0, 1)",
     "x[0] = {0}(x, 0)",
     "y = x[{0}, :]",
+    "x[0] = {0}(x)",
+    "i[0] = {0}(x)[0]",
 )
 """How a function of numbers, a number or an axis is used; a name is kept if one of them compiles."""
 
