@@ -124,7 +124,7 @@ def judge(data):
         except ALLOWED:
             return
     try:
-        build(accepted, lambda function: function)
+        build(accepted, lambda function: function, lambda function, signature: None)
     except KernelSourceError as error:  # what only Python's compiler finds, such as ``*x`` by itself; never a name
         if "the source is not Python" not in error.message:
             raise
