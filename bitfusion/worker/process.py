@@ -1,8 +1,8 @@
 """One worker process from fork to exit: opens its device, welcomes the client, serves it, and leaves nothing behind.
 
 Watches two descriptors from a thread of its own, because the loop may be inside a long kernel: the client's connection and
-the daemon's lifeline. When the client goes, running kernels are aborted, and a worker that cannot stop is ended by force; when the daemon
-goes, the worker goes with it.
+the daemon's lifeline. When the client goes, running kernels are aborted and the connection is given up, and a worker that cannot stop is
+ended by force; when the daemon goes, the worker goes with it.
 """
 
 from __future__ import annotations
@@ -80,9 +80,10 @@ async def _serve(assignment: Assignment, connection: socket.socket, lifeline: in
     confine(device.spec.kind)
     executor = Executor(device, memory, Kernels(_cache_dir(assignment, KERNELS)), session.metrics)
     service = Service(session, executor)
-    watch = Watch(device, connection.fileno(), lifeline)
-    asyncio.get_running_loop().set_exception_handler(_fault)
-    await asyncio.get_running_loop().connect_accepted_socket(lambda: service.stream, connection)
+    loop = asyncio.get_running_loop()
+    watch = Watch(device, service, loop, connection.fileno(), lifeline)
+    loop.set_exception_handler(_fault)
+    await loop.connect_accepted_socket(lambda: service.stream, connection)
     service.stream.send(session.welcome(_welcome(assignment, device, memory)))
     log.info("session %s opened on %s", assignment.session_id, device.spec.name)
     await service.closed.wait()
@@ -131,8 +132,12 @@ def _close(device: Device) -> None:
 class Watch:
     """Notices from a thread that the client or the daemon has gone."""
 
-    def __init__(self, device: Device, connection: int, lifeline: int) -> None:
+    def __init__(
+        self, device: Device, service: Service, loop: asyncio.AbstractEventLoop, connection: int, lifeline: int
+    ) -> None:
         self._device = device
+        self._service = service
+        self._loop = loop
         self._connection = os.dup(connection)
         self._lifeline = lifeline
         self._stopped = threading.Event()
@@ -156,6 +161,8 @@ class Watch:
             log.info("the daemon has gone, so has this worker")
             os._exit(EXIT_OK)  # at once: a kernel that is aborted would still be answered, with the wrong reason
         self._device.abort()
+        # in the middle of an answer that nobody takes, the loop reads nothing and so does not learn of the end
+        self._loop.call_soon_threadsafe(self._service.stream.abort)
         if not self._stopped.wait(STOP_TIMEOUT_S):
             log.warning("! the device did not stop within %.0f s of its client's end", STOP_TIMEOUT_S)
             os._exit(EXIT_STUCK)

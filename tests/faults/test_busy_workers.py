@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 import pytest
@@ -49,8 +50,20 @@ def appliance(tmp_path_factory):
         yield appliance
 
 
-@pytest.mark.parametrize(("occupy", "seconds"), [(launch, 0), (compile_, STOP_TIMEOUT_S), (read, 0)])
-def test_the_lease_of_a_client_that_leaves_a_busy_worker_comes_back(appliance, occupy, seconds):
+def cut(transport: BlockingTransport) -> None:
+    transport.cut()
+
+
+def half_close(transport: BlockingTransport) -> None:
+    """The end of what we send, and no word, not even of TCP's, that we will not read."""
+    transport._sock.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize(
+    ("occupy", "leave", "seconds"),
+    [(launch, cut, 0), (compile_, cut, STOP_TIMEOUT_S), (read, cut, 0), (read, half_close, 0)],
+)
+def test_the_lease_of_a_client_that_leaves_a_busy_worker_comes_back(appliance, occupy, leave, seconds):
     before = len(appliance.lines)
     transport = open_session(parse_target(appliance.address), Hello(memory=192 * limits.MIB))
     lease = appliance.wait_log(r"lease (\w+): .*@", after=before)[1]
@@ -60,7 +73,7 @@ def test_the_lease_of_a_client_that_leaves_a_busy_worker_comes_back(appliance, o
     with connect(appliance.address, memory="64MiB") as other:  # nobody else waits for it
         assert other.echo(b"x") == b"x"
     left = time.monotonic()
-    transport.cut()
+    leave(transport)
     appliance.wait_log(f"lease {lease}: released", after=before)
     assert time.monotonic() - left < seconds + STOP_TIMEOUT_S
     transport.close()
