@@ -141,7 +141,7 @@ class BaseArray(Generic[C]):
     # views
 
     @property
-    def T(self) -> Self:  # noqa: N802
+    def T(self) -> Self:  # noqa: N802 (NumPy's name)
         """The axes reversed."""
         return self.transpose()
 

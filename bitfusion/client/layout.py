@@ -12,7 +12,7 @@ from operator import index as to_index
 from typing import TypeAlias
 
 Shape: TypeAlias = tuple[int, ...]
-Index: TypeAlias = "int | slice | None | ellipsis"  # noqa: F821
+Index: TypeAlias = "int | slice | None | ellipsis"  # noqa: F821 (a name that only type checkers know)
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,8 +199,8 @@ def function_info(value: Field) -> FunctionInfo:
         raise RemoteProtocolError("the server answered a load with something that is no function")
     try:
         plain = dict(value)
-        parameters = tuple((int(offset), int(size)) for offset, size in plain.pop("parameters"))  # type: ignore[misc, arg-type, union-attr, str-unpack]
-        return FunctionInfo(parameters=parameters, **plain)  # type: ignore[arg-type]
+        parameters = tuple((int(offset), int(size)) for offset, size in plain.pop("parameters"))  # type: ignore[misc, arg-type, union-attr, str-unpack]  # caught
+        return FunctionInfo(parameters=parameters, **plain)  # type: ignore[arg-type]  # caught below
     except (KeyError, TypeError, ValueError) as error:
         raise RemoteProtocolError(f"the server described a function wrongly: {error}") from None
 

@@ -87,7 +87,7 @@ def _copied(client: Client, host: Any, hint: Hint, stream: Any) -> DeviceArray:
 
 
 def _writable(host: Any) -> bool:
-    return host.flags.writeable  # type: ignore[no-any-return]  # a constant host array stays as it is
+    return bool(host.flags.writeable)  # a constant host array stays as it is
 
 
 def _order(array: np.ndarray[Any, Any]) -> str:

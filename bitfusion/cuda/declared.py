@@ -24,7 +24,7 @@ def signature(value: object) -> Signature:
     if isinstance(value, tuple):
         return Signature(none, *map(as_type, value))
     if _is_foreign_signature(value):
-        result, arguments = value.return_type, value.args  # type: ignore[attr-defined]
+        result, arguments = value.return_type, value.args  # type: ignore[attr-defined]  # what the line above has asked
         return Signature(none if result is None else as_type(result), *map(as_type, arguments))
     raise KernelTypeError(f"{value!r} is not a signature; write for instance 'void(float32[:], int32)'")
 

@@ -102,6 +102,7 @@ class Dispatcher:
         self, py_func: Callable[..., Any], options: dict[str, Any], declared: Sequence[Signature], *, device: bool
     ) -> None:
         functools.update_wrapper(self, py_func)
+        self.__qualname__ = py_func.__qualname__  # the wrapper sets it, which a type checker does not see
         self.py_func = py_func
         self.options = options
         self.declared = tuple(declared)
@@ -114,7 +115,7 @@ class Dispatcher:
         _dispatchers.add(self)
 
     def __repr__(self) -> str:
-        return f"<{'device function' if self.device else 'kernel'} {self.__qualname__}>"  # type: ignore[attr-defined]
+        return f"<{'device function' if self.device else 'kernel'} {self.__qualname__}>"
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """As a method: the instance is the first argument."""
@@ -164,8 +165,8 @@ class Dispatcher:
     def __call__(self, *values: Any, **keywords: Any) -> NoReturn:
         """LaunchError: kernels are launched, and device functions are called by kernels."""
         if self.device:
-            raise LaunchError(f"{self.__qualname__} is a device function: kernels call it, the host cannot")  # type: ignore[attr-defined]
-        raise LaunchError(f"say how to launch the kernel: {self.__qualname__}[grid, block](...)")  # type: ignore[attr-defined]
+            raise LaunchError(f"{self.__qualname__} is a device function: kernels call it, the host cannot")
+        raise LaunchError(f"say how to launch the kernel: {self.__qualname__}[grid, block](...)")
 
     # launching
 
@@ -184,7 +185,7 @@ class Dispatcher:
         try:
             return found.pack(values)
         except KernelTypeError as error:  # which knows the argument, not the kernel
-            raise KernelTypeError(f"{self.__qualname__}: {error.message}", **error.details) from None  # type: ignore[attr-defined]
+            raise KernelTypeError(f"{self.__qualname__}: {error.message}", **error.details) from None
 
     def _specialization(self, client: Client, values: list[Any]) -> Specialization:
         """The specialisation for ready arguments; afterwards the quick way knows it, if it can."""
@@ -207,7 +208,7 @@ class Dispatcher:
         if count != expected:
             takes = "1 argument" if expected == 1 else f"{expected} arguments"
             given = "1 was" if count == 1 else f"{count} were"
-            raise KernelTypeError(f"{self.__qualname__} takes {takes}, {given} given")  # type: ignore[attr-defined]
+            raise KernelTypeError(f"{self.__qualname__} takes {takes}, {given} given")
 
     def _declared(self, client: Client, values: list[Any], given: list[Type]) -> Specialization:
         """Among several signatures the closest to what is given, of those that the values can be converted to."""
@@ -220,7 +221,7 @@ class Dispatcher:
                 continue
             return self._made_for(client, signature)
         raise KernelTypeError(
-            f"no signature of {self.__qualname__} takes ({', '.join(map(str, given))}):"  # type: ignore[attr-defined]
+            f"no signature of {self.__qualname__} takes ({', '.join(map(str, given))}):"
             f" {'; '.join(map(str, self.declared))}"
         )
 

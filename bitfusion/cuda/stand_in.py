@@ -23,10 +23,10 @@ def module(name: str) -> ModuleType:
         raise ModuleNotFoundError(_missing(name), name=name)
     made = ModuleType(name, "What bitfusion offers of numba without Numba being installed: cuda and the types.")
     made.__path__ = []
-    made.__bitfusion__ = True  # type: ignore[attr-defined]  # how the import hook knows it
-    made.types = kernel_types  # type: ignore[attr-defined]
+    vars(made)["__bitfusion__"] = True  # how the import hook knows it
+    vars(made)["types"] = kernel_types
     if name == "numba":
-        made.__version__ = f"0+bitfusion.{__version__}"  # type: ignore[attr-defined]
+        vars(made)["__version__"] = f"0+bitfusion.{__version__}"
         vars(made).update(kernel_types.NAMES)
 
     def find(attribute: str) -> ModuleType:
@@ -38,7 +38,7 @@ def module(name: str) -> ModuleType:
             return import_module(path)
         raise ImportError(_missing(path), name=name)
 
-    made.__getattr__ = find  # type: ignore[method-assign]
+    vars(made)["__getattr__"] = find
     return made
 
 

@@ -232,7 +232,7 @@ def _decode(key: bytes, data: bytes) -> Compiled | None:
         return None
     match value:
         case (bytes(named), str(entry), bytes(ptx), tuple(raises)) if named == key and all(map(_is_raised, raises)):
-            return Compiled(ptx, entry, {item[0]: Raised(*item[1:]) for item in raises})  # type: ignore[index, misc]
+            return Compiled(ptx, entry, {item[0]: Raised(*item[1:]) for item in raises})  # type: ignore[index, misc]  # _is_raised has looked
     return None
 
 

@@ -89,14 +89,13 @@ def _ptx(library: Any, capability: Capability) -> str:
     if library._linking_files:
         return _linked(library, capability)
     if len(library.modules) > 1:
-        library._nvvm_options.pop(
-            "g", None
-        )  # NVVM writes debug information for one module only, and device functions are others
+        # NVVM writes debug information for one module only, and device functions are others
+        library._nvvm_options.pop("g", None)
     (text,) = library.get_asm_strs(cc=capability)
     if any(name in text for name in dispatcher.reshape_funcs):
         library.add_linking_file(str(Path(dispatcher.__file__).with_name("reshape_funcs.cu")))
         return _linked(library, capability)
-    return text  # type: ignore[no-any-return]
+    return str(text)
 
 
 def _linked(library: Any, capability: Capability) -> str:

@@ -20,7 +20,7 @@ from bitfusion.kernels.constants import decode_constant, holds_text
 from bitfusion.kernels.signatures import decode_signature
 from bitfusion.kernels.types import Signature
 
-VALUE_MEMBERS = frozenset("T dtype flat imag itemsize nbytes ndim real shape size strides".split())  # noqa: SIM905
+VALUE_MEMBERS = frozenset("T dtype flat imag itemsize nbytes ndim real shape size strides".split())  # noqa: SIM905 (words, as in names.py)
 """Attributes of constants: what arrays and numbers have in Numba, and NumPy computes without a side effect."""
 
 

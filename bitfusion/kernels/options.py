@@ -42,7 +42,7 @@ def decode(tree: object) -> Options:
         raise KernelTypeError("compile options must be a map of names to values")
     given = {name: _value(name, value) for name, value in tree.items() if value is not None}
     given.setdefault("opt", not given.get("debug", False))
-    return Options(**given)  # type: ignore[arg-type]
+    return Options(**given)  # type: ignore[arg-type]  # each has been checked by its name
 
 
 def _value(name: object, value: object) -> bool | int:

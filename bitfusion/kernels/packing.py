@@ -101,7 +101,7 @@ class Packer:
                 if accepted is None:
                     fields.append(value)
                 else:
-                    argument = value.__bitfusion_argument__  # type: ignore[attr-defined]
+                    argument = value.__bitfusion_argument__  # type: ignore[attr-defined]  # caught below
                     if argument.type not in accepted:
                         return self._pack_slowly(values)
                     fields.append(argument.data)

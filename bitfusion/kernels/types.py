@@ -89,7 +89,7 @@ class Scalar(Type):
     def __call__(self, *arguments: object) -> Any:
         """``void(float32[:], int32)`` is a signature; ``float32(1)`` is NumPy's scalar, as in Numba."""
         if all(isinstance(argument, Type) for argument in arguments):
-            return Signature(self, *arguments)  # type: ignore[arg-type]
+            return Signature(self, *arguments)  # type: ignore[arg-type]  # all() has looked
         if len(arguments) == 1 and self.dtype is not None:
             return self.dtype.type(arguments[0])
         raise KernelTypeError(f"{self} takes types (a signature) or one value (a conversion)")
@@ -239,7 +239,7 @@ _BY_DTYPE: dict[np.dtype[Any], Scalar] = {value.dtype: value for value in SCALAR
 
 def from_dtype(dtype: object) -> Scalar | Record | NestedArray:
     """The type of a NumPy dtype; KernelTypeError for one kernels cannot use (strings, objects, other byte order)."""
-    resolved = np.dtype(dtype)  # type: ignore[call-overload]
+    resolved = np.dtype(dtype)  # type: ignore[call-overload]  # NumPy says what it is not
     if (scalar := _BY_DTYPE.get(resolved)) is not None and resolved.isnative:
         return scalar
     if resolved.subdtype is not None:

@@ -70,7 +70,7 @@ def resolve(target: Target) -> list[tuple[int, tuple[str, int]]]:
         raise ResolveError(
             f"the name {target.host!r} of the server does not resolve ({error}); check the spelling, or give the IP address"
         ) from None
-    return [(int(family), address) for family, _, _, _, address in found]  # type: ignore[misc]
+    return [(int(family), address) for family, _, _, _, address in found]  # type: ignore[misc]  # host and port come first in both families
 
 
 def unreachable(target: Target, error: OSError) -> UnreachableError:

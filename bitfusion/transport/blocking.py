@@ -63,12 +63,10 @@ class BlockingTransport:
         self._flush_delay_s = flush_delay_s
         self._lock = threading.RLock()  # re-entered only by a signal handler that uses the session
         self._unsent: list[Buffer] = []
-        self._sent: list[
-            int
-        ] = []  # bytes of ``_unsent`` that have left and are not taken out of it yet: one count at most
-        self._moving = (
-            False  # the program is between taking bytes and the account of them: a signal handler must keep out
-        )
+        # bytes of ``_unsent`` that have left and are not taken out of it yet: one count at most
+        self._sent: list[int] = []
+        # the program is between taking bytes and the account of them: a signal handler must keep out
+        self._moving = False
         self._interrupted = False  # it left that early: the next turn goes on from there
         session.turn = self._lock
         self._flusher: threading.Thread | None = None

@@ -159,7 +159,7 @@ def check(opcode: int, fields: tuple[Field, ...]) -> None:
         if rule is None:
             continue
         cls, low, high = rule
-        if type(value) is not cls or not low <= (value if cls is int else len(value)) <= high:  # type: ignore[operator, arg-type]
+        if type(value) is not cls or not low <= (value if cls is int else len(value)) <= high:  # type: ignore[operator, arg-type]  # cls says which
             raise RemoteProtocolError(_field_fault(opcode, fields))
 
 
@@ -178,7 +178,7 @@ def _field_fault(opcode: int, fields: tuple[Field, ...]) -> str:
         cls, low, high = rule
         if type(value) is not cls:
             return f"{Opcode(opcode).name}: {name} must be {cls.__name__}, not {type(value).__name__}"
-        size = value if isinstance(value, int) else len(value)  # type: ignore[arg-type]
+        size = value if isinstance(value, int) else len(value)  # type: ignore[arg-type]  # or it would not be cls
         if not low <= size <= high:
             return f"{Opcode(opcode).name}: {name} must be in {low}..{high}, not {size}"
     return f"{Opcode(opcode).name}: a field does not fit"

@@ -166,11 +166,11 @@ class Executor:
     ) -> dict[str, object]:
         compiled, label = self._kernels.compile(digest, signature, options, self.device.info.compute_capability)
         module = self.device.load(compiled.ptx)
-        self._functions.add(function, module.function(compiled.entry, label))
-        watched = watch(self.device, module, compiled, label)
+        loaded, watched = module.function(compiled.entry, label), watch(self.device, module, compiled, label)
+        self._functions.add(function, loaded)
         if watched is not None:
             self._watched[function] = watched
-        return asdict(self._functions[function].info)
+        return asdict(loaded.info)
 
     def _module_load(self, stream: int, module: int, image: bytes) -> None:
         self._modules.add(module, self.device.load(image))
@@ -190,7 +190,7 @@ class Executor:
         kernel = self._functions[function]
         if len(arguments) != kernel.info.arguments_size:
             raise LaunchError(
-                f"{kernel.info.name} takes {kernel.info.arguments_size} bytes of arguments, {len(arguments)} were given"
+                f"{kernel.info.name} takes {kernel.info.arguments_size} bytes of arguments; bytes given: {len(arguments)}"
             )
         self.metrics.launches += 1
         gx, gy, gz, bx, by, bz, shared_size = CONFIG.unpack(config)

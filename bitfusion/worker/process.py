@@ -100,7 +100,7 @@ def _fault(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
 
 
 def _open(assignment: Assignment) -> tuple[Device, SessionMemory]:
-    spec = DeviceSpec(**assignment.spec)  # type: ignore[arg-type]
+    spec = DeviceSpec(**assignment.spec)  # type: ignore[arg-type]  # asdict of one
     device = open_device(spec, cache_dir=_cache_dir(assignment, OBJECTS))
     limit = assignment.memory_limit // limits.MEMORY_CHUNK_SIZE * limits.MEMORY_CHUNK_SIZE
     size = max(limit * RANGE_FACTOR, limits.GIB)

@@ -108,18 +108,18 @@ class Service:
         try:
             value = self._executor.call(request.opcode, request.stream, request.fields)
         except (DeviceError, KernelError) as error:
-            self._call_failed(request, error)
+            self._call_failed(request.number, Opcode(request.opcode).name.lower(), error)
             return
         if request.opcode == Opcode.READ:
             self._begin_read(request, value)
         else:
             self.stream.send(self.session.reply(request.number, value))
 
-    def _call_failed(self, request: Request, error: BitfusionError) -> None:
+    def _call_failed(self, number: int, operation: str, error: BitfusionError) -> None:
         """The call's own failure; a kernel fault found by a call poisons the session as one found by posted work."""
-        self.session.failures.keep(error, Opcode(request.opcode).name.lower())
+        self.session.failures.keep(error, operation)
         self.session.failures.take()
-        self.stream.send(self.session.fail(request.number, error))
+        self.stream.send(self.session.fail(number, error))
 
     # device to host
 
@@ -137,9 +137,7 @@ class Service:
             self._pieces = None
         except DeviceError as error:
             self._pieces = None
-            self.session.failures.keep(error, "read")
-            self.session.failures.take()
-            self.stream.send(self.session.fail(self._reading, error))
+            self._call_failed(self._reading, "read", error)
         else:
             self.stream.send(self.session.reply_piece(self._reading, piece, more=more))
 
