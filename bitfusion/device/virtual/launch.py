@@ -45,8 +45,6 @@ SINK_SIZE: Final = 256
 
 _SHARED_ALIGNMENT: Final = 256
 _PAGE_SIZE: Final = 4096
-_STAGGER: Final = 192
-"""Bytes: keeps the same fields of neighbouring blocks out of the same cache set."""
 
 
 class Launcher:
@@ -123,8 +121,7 @@ class Launcher:
         record.local_distance = record.frame_distance + _round_up(code.frame_size, _SHARED_ALIGNMENT)
         end = record.local_distance + code.local_size * THREADS_MAX
         record.shared_distance = _round_up(end, _SHARED_ALIGNMENT)
-        stride = _round_up(record.shared_distance + shared_size + _SHARED_ALIGNMENT, _PAGE_SIZE)
-        record.stride = stride + _STAGGER // _SHARED_ALIGNMENT * _SHARED_ALIGNMENT
+        record.stride = _round_up(record.shared_distance + shared_size + _SHARED_ALIGNMENT, _PAGE_SIZE)
         record.resident = max(min(record.total, RESIDENT_SIZE_MAX // record.stride), 1) if code.yields else 1
 
     def _provide_blocks(self, helpers: int) -> None:
