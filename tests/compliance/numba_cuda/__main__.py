@@ -1,0 +1,138 @@
+"""The command line: runs modules against one appliance, and prints what passed, what did not, and why.
+
+    python -m tests.compliance.numba_cuda doc_examples
+    python -m tests.compliance.numba_cuda cudapy.test_warp_ops 'cudadrv.test_cuda_*' -v
+    python -m tests.compliance.numba_cuda my_package.tests.test_mine
+
+Exit codes: 0 nothing failed that is not on the list (skipped.toml), 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.appliance import Appliance
+from tests.compliance.numba_cuda import modules, processes
+from tests.compliance.numba_cuda.outcome import BAD, Outcome, Verdict
+
+DEVICES = "virtual:1x32GiB"
+"""Room for many sessions; a virtual GPU takes memory as it is used."""
+
+
+def main() -> int:
+    options = _options()
+    names = modules.chosen(options.names or list(modules.FOLDERS))
+    if options.list:
+        print("\n".join(names))
+        return 0
+    results: dict[str, list[Outcome]] = {}
+    with _place(options) as place, _Progress(len(names)) as progress, ThreadPoolExecutor(options.jobs) as pool:
+        order = sorted(names, key=modules.weight, reverse=True)
+        running = {pool.submit(processes.run, name, place, seen=progress.seen): name for name in order}
+        for done in as_completed(running):
+            results[running[done]] = done.result()
+            progress.module(running[done], results[running[done]])
+    every = [outcome for name in names for outcome in results[name]]
+    print("\n".join(_failures(every, options.verbose)))
+    print(_line("all", every))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(outcome) for outcome in every], indent=1) + "\n")
+    return 1 if any(outcome.verdict in BAD for outcome in every) else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.compliance.numba_cuda", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "names", nargs="*", help="folders, modules or patterns of numba-cuda's, or any module of yours (default: all)"
+    )
+    parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes at a time")
+    parser.add_argument("-v", "--verbose", action="store_true", help="with the tracebacks")
+    parser.add_argument("--list", action="store_true", help="only name the modules")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome")
+    parser.add_argument("--devices", default=DEVICES, metavar="SPEC", help=f"of the appliance (default: {DEVICES})")
+    parser.add_argument("--server", metavar="HOST:PORT", help="an appliance that runs already")
+    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="keep compiled kernels there, for the next run")
+    return parser.parse_args()
+
+
+@contextmanager
+def _place(options: argparse.Namespace) -> Iterator[processes.Place]:
+    """Where the sessions go: the server given, or an appliance for this run."""
+    if options.server:
+        yield processes.Place(options.server)
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="bitfusion-compliance-") as folder,
+        Appliance(options.devices, (options.state_dir or Path(folder)).absolute()) as appliance,
+    ):
+        yield processes.Place(appliance.address)
+
+
+class _Progress:
+    """A line for each module as it ends; on a terminal, a bar below them."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._done, self._tests = count, 0, 0
+        self._lock = threading.Lock()
+        self._bar = sys.stderr.isatty()
+
+    def seen(self, outcome: Outcome) -> None:
+        with self._lock:
+            self._tests += 1
+            self._draw()
+
+    def module(self, name: str, outcomes: list[Outcome]) -> None:
+        with self._lock:
+            self._done += 1
+            self._clear()
+            print(_line(name, outcomes), flush=True)
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._bar:
+            filled = 30 * self._done // self._count
+            print(
+                f"\r[{'#' * filled:<30}] {self._done}/{self._count} modules, {self._tests} tests",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _clear(self) -> None:
+        if self._bar:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._clear()
+
+
+def _line(name: str, outcomes: list[Outcome]) -> str:
+    counts = Counter(outcome.verdict for outcome in outcomes)
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
+    return f"{name:<44} {sum(outcome.seconds for outcome in outcomes):>6.1f} s  {said or 'no tests'}"
+
+
+def _failures(outcomes: list[Outcome], verbose: bool) -> Iterator[str]:
+    for outcome in outcomes:
+        if outcome.verdict in BAD:
+            yield f"{outcome.verdict:<8} {outcome.test}: {outcome.reason}"
+            if verbose and outcome.detail:
+                yield "".join(f"    {line}\n" for line in outcome.detail.splitlines())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

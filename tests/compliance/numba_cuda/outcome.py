@@ -1,0 +1,34 @@
+"""What became of one test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    PASSED = "passed"
+    FAILED = "failed"
+    """An assertion of the test."""
+    ERROR = "error"
+    """Anything else that was raised, and a process that ended or did not end."""
+    SKIPPED = "skipped"
+    """By the test itself."""
+    NOT_RUN = "not run"
+    """A module that could not be loaded, or a test that is on the list as one that must not be run."""
+
+
+BAD = (Verdict.FAILED, Verdict.ERROR, Verdict.NOT_RUN)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``test`` is its name without the package's: ``cudapy.test_array.TestCudaArray.test_empty``; a module's for a module."""
+
+    test: str
+    verdict: Verdict
+    seconds: float = 0.0
+    reason: str = ""
+    """One line."""
+    detail: str = ""
+    """The traceback, or what the process said."""
