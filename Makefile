@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help develop demo test lint types bench gpu clean
+.PHONY: help develop demo test lint types bench bench-virtual gpu clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 develop: $(STAMP) ## create .venv with everything for work on bitfusion
 
@@ -34,6 +34,9 @@ types: $(STAMP) ## mypy --strict
 
 bench: $(STAMP) ## every figure beside its floor
 	$(BIN)/bitfusion bench all --json out/bench.json --plot out/bench.png
+
+bench-virtual: $(STAMP) ## the virtual GPU's kernels beside numba.njit and NumPy
+	$(BIN)/python -m benchmarks.virtual_gpu --json out/virtual-gpu.json --plot out/virtual-gpu.png
 
 gpu: $(STAMP) ## on a machine with an NVIDIA GPU: its tests and benchmarks
 	$(BIN)/python scripts/gpu_check.py

@@ -19,12 +19,12 @@ def machine(ground: Ground) -> dict[str, object]:
     with ground.client() as client:
         device = client.device.name
     return {
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_size": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "versions": {"bitfusion": __version__, **_versions()},
+        "versions": {"bitfusion": __version__, **versions()},
         "device": device,
         "server": ground.server or "private",
         "quick": ground.quick,
@@ -32,8 +32,8 @@ def machine(ground: Ground) -> dict[str, object]:
     }
 
 
-def _cpu() -> str:
-    """The model's name as Linux has it, otherwise the architecture."""
+def cpu() -> str:
+    """The processor's name as Linux has it, otherwise the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -41,7 +41,7 @@ def _cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {}
     for name in PACKAGES:
         try:
