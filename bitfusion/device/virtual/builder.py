@@ -48,7 +48,7 @@ class Builder:
     def __init__(self, declare: Callable[[str], None]) -> None:
         self.lines: list[str] = []
         self.allocas: list[str] = []
-        self._declare = declare
+        self.declare = declare
         self._values = 0
         self._labels = 0
 
@@ -158,7 +158,7 @@ class Builder:
     def intrinsic(self, name: str, first: Value, *rest: Value | int) -> Value:
         """An overloaded intrinsic whose operands and result have one type."""
         count = 1 + len(rest)
-        self._declare(f"declare {first.type} @llvm.{name}.{suffix(first.type)}({', '.join([first.type] * count)})")
+        self.declare(f"declare {first.type} @llvm.{name}.{suffix(first.type)}({', '.join([first.type] * count)})")
         operands = ", ".join([str(first), *(f"{first.type} {_name(value)}" for value in rest)])
         return self.let(first.type, f"call {first.type} @llvm.{name}.{suffix(first.type)}({operands})")
 
@@ -168,13 +168,13 @@ class Builder:
 
     def call_external(self, declaration: str, *operands: Value | int, attributes: str = "") -> Value:
         """A function of the run-time; all operands and the result are i64."""
-        self._declare(declaration)
+        self.declare(declaration)
         name = declaration[declaration.index("@") : declaration.index("(")]
         return self.let("i64", f"call i64 {name}({', '.join(f'i64 {_name(value)}' for value in operands)}){attributes}")
 
     def call_foreign(self, declaration: str, type_: str, operands: str = "") -> Value:
         """An intrinsic that ``intrinsic`` does not cover; ``operands`` as LLVM text."""
-        self._declare(declaration)
+        self.declare(declaration)
         name = declaration[declaration.index("@") : declaration.index("(")]
         return self.let(type_, f"call {type_} {name}({operands})")
 

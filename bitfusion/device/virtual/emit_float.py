@@ -7,27 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bitfusion.device.virtual.builder import Value, constant
+from bitfusion.device.virtual.builder import Value
 from bitfusion.device.virtual.datatypes import B16, B32
+from bitfusion.device.virtual.directed import directed_double
 from bitfusion.device.virtual.emitter import Emitter
 from bitfusion.device.virtual.rounding import (
+    directed_float,
     directed_mode,
     from_bf16,
     from_f16,
-    half_fma,
     halves,
-    round_directed,
+    narrow_fma,
+    number,
+    rectify,
     saturate,
     to_bf16,
     to_f16,
 )
 from bitfusion.device.virtual.syntax import Instruction, Operand
-from bitfusion.device.virtual.table import FLOATS, ROUNDINGS, Table
+from bitfusion.device.virtual.table import FLOATS, ROUNDINGS, Table, unsupported
 
 TABLE = Table()
 
-_SMALLEST_NORMAL = "0x3810000000000000"  # 2 ** -126, the smallest normal f32
-_HALF_ZERO = {"half": "0xH0000", "<2 x half>": "zeroinitializer"}
+_SMALLEST_NORMAL = {"float": "0x3810000000000000", "half": "0xH0400", "<2 x half>": "<half 0xH0400, half 0xH0400>"}
+"""2 ** -126 and 2 ** -14."""
 _SIGN = {"bf16": 0x8000, "bf16x2": 0x80008000}
 _MAGNITUDE = {"bf16": 0x7FFF, "bf16x2": 0x7FFF7FFF}
 
@@ -41,19 +44,17 @@ _TESTP = {
 }
 """Masks of llvm.is.fpclass (LLVM Language Reference, "llvm.is.fpclass")."""
 
-Function = Callable[[Value], Value]
-
-
-def _zero(value: Value) -> Value:
-    return constant(value.type, _HALF_ZERO.get(value.type, "0.0"))
+Operation = Callable[..., Value]
 
 
 def flush(e: Emitter, i: Instruction, value: Value) -> Value:
-    """Subnormal f32 become zero of the same sign."""
-    if not (e.options.flush_denormals and i.has("ftz") and value.type == "float"):
+    """Subnormal numbers become zero of the same sign."""
+    if not (e.options.flush_denormals and i.has("ftz") and value.type in _SMALLEST_NORMAL):
         return value
-    small = e.fcmp("olt", e.intrinsic("fabs", value), _SMALLEST_NORMAL)
-    return e.select(small, e.intrinsic("copysign", _zero(value), value), value)
+    condition = "<2 x i1>" if value.type == "<2 x half>" else "i1"
+    magnitude = e.intrinsic("fabs", value)
+    small = e.let(condition, f"fcmp olt {magnitude}, {_SMALLEST_NORMAL[value.type]}")
+    return e.select(small, e.intrinsic("copysign", number(value.type, "zero"), value), value)
 
 
 def read(e: Emitter, i: Instruction, operand: Operand) -> Value:
@@ -65,7 +66,7 @@ def _finish(e: Emitter, i: Instruction, value: Value) -> None:
     if i.has("sat"):
         value = saturate(e, value)
     if i.has("relu"):
-        value = e.intrinsic("maxnum", value, _zero(value))
+        value = rectify(e, value)
     e.write(i.operands[0], flush(e, i, value))
 
 
@@ -73,55 +74,82 @@ def _is_bf16(i: Instruction) -> bool:
     return i.type.name.startswith("bf16")
 
 
-def _bf16(e: Emitter, i: Instruction, operation: Callable[..., Value]) -> None:
+def _lanes(e: Emitter, i: Instruction, operation: Operation) -> None:
+    """Do an operation of i16 on the halves of 16-bit or packed operands."""
+    packed = i.type.size == 4
+    inputs = [e.read(operand, B32 if packed else B16) for operand in i.operands[1:]]
+    lanes = zip(*[halves(e, value) for value in inputs], strict=True) if packed else [tuple(inputs)]
+    results = [operation(*lane) for lane in lanes]
+    e.write(i.operands[0], e.pack(results) if packed else results[0])
+
+
+def _bf16(e: Emitter, i: Instruction, operation: Operation) -> None:
     """Do an operation of floats on bf16 or bf16x2 operands."""
-    inputs = [e.read(operand, i.type) for operand in i.operands[1:]]
-    if i.type.name == "bf16":
-        e.write(i.operands[0], to_bf16(e, operation(*[from_bf16(e, value) for value in inputs])))
-        return
-    lanes = zip(*[halves(e, value) for value in inputs], strict=True)
-    results = [to_bf16(e, operation(*[from_bf16(e, value) for value in lane])) for lane in lanes]
-    e.write(i.operands[0], e.pack(results))
+
+    def through_float(*lane: Value) -> Value:
+        result = operation(*[from_bf16(e, value) for value in lane])
+        return to_bf16(e, rectify(e, result) if i.has("relu") else result)
+
+    _lanes(e, i, through_float)
+
+
+def _fma16(e: Emitter, i: Instruction) -> None:
+    """fma of 16-bit formats: exact up to the one rounding."""
+    target, widen = ("bf16", from_bf16) if _is_bf16(i) else ("f16", from_f16)
+
+    def fused(*lane: Value) -> Value:
+        parts = [widen(e, value) if target == "bf16" else _flushed_half(e, i, value) for value in lane]
+        bits = narrow_fma(e, target, *parts)
+        if target == "f16":
+            half = flush(e, i, _clamped(e, i, e.bitcast(bits, "half")))
+            return e.bitcast(half, "i16")
+        return to_bf16(e, rectify(e, from_bf16(e, bits))) if i.has("relu") else bits
+
+    _lanes(e, i, fused)
+
+
+def _flushed_half(e: Emitter, i: Instruction, value: Value) -> Value:
+    """i16 -> float"""
+    return from_f16(e, flush(e, i, e.bitcast(value, "half")))
+
+
+def _clamped(e: Emitter, i: Instruction, value: Value) -> Value:
+    value = saturate(e, value) if i.has("sat") else value
+    return rectify(e, value) if i.has("relu") else value
+
+
+def _rounded(e: Emitter, i: Instruction, operation: str, *operands: Value) -> Value:
+    """An LLVM operation on floats or doubles, in the instruction's rounding mode."""
+    mode = directed_mode(i)
+    if mode is not None:
+        if operands[0].type == "float":
+            return directed_float(e, operation, mode, *operands)
+        if operands[0].type == "double":
+            return directed_double(e, operation, mode, *operands)
+        raise unsupported(i)
+    if operation in ("fma", "sqrt"):
+        return e.intrinsic(operation, *operands)
+    return e.op(operation, *operands)
 
 
 def binary(e: Emitter, i: Instruction, operation: str) -> None:
     """add, sub, mul, div"""
     if _is_bf16(i):
+        if directed_mode(i) or i.has("sat", "ftz"):
+            raise unsupported(i)
         _bf16(e, i, lambda left, right: e.op(operation, left, right))
-        return
-    left, right = read(e, i, i.operands[1]), read(e, i, i.operands[2])
-    result = e.op(operation, left, right)
-    mode = directed_mode(i)
-    if mode and result.type in ("float", "double"):
-        result = round_directed(e, operation, mode, result, left, right)
-    _finish(e, i, result)
+    else:
+        _finish(e, i, _rounded(e, i, operation, read(e, i, i.operands[1]), read(e, i, i.operands[2])))
 
 
 @TABLE.emits("fma", types=FLOATS, modifiers=f"{ROUNDINGS} ftz sat relu", operands=4)
 def fma(e: Emitter, i: Instruction) -> None:
-    if _is_bf16(i):
-        _bf16(e, i, lambda x, y, z: e.intrinsic("fma", x, y, z))
-        return
-    inputs = [read(e, i, operand) for operand in i.operands[1:4]]
-    kind = inputs[0].type
-    if kind == "half":
-        result = half_fma(e, *inputs)
-    elif kind == "<2 x half>":
-        result = _packed_fma(e, inputs)
+    if i.type.name in ("f32", "f64"):
+        _finish(e, i, _rounded(e, i, "fma", *[read(e, i, operand) for operand in i.operands[1:4]]))
+    elif directed_mode(i):
+        raise unsupported(i)
     else:
-        result = e.intrinsic("fma", *inputs)
-    mode = directed_mode(i)
-    if mode and kind == "float":
-        result = round_directed(e, "fma", mode, result, *inputs)
-    _finish(e, i, result)
-
-
-def _packed_fma(e: Emitter, inputs: list[Value]) -> Value:
-    result = constant("<2 x half>", "poison")
-    for lane in (0, 1):
-        parts = [e.let("half", f"extractelement {value}, i32 {lane}") for value in inputs]
-        result = e.let("<2 x half>", f"insertelement {result}, {half_fma(e, *parts)}, i32 {lane}")
-    return result
+        _fma16(e, i)
 
 
 def absolute(e: Emitter, i: Instruction) -> None:
@@ -129,7 +157,7 @@ def absolute(e: Emitter, i: Instruction) -> None:
         value = e.read(i.operands[1], i.type)
         e.write(i.operands[0], e.op("and", value, _MAGNITUDE[i.type.name]))
     else:
-        _finish(e, i, e.intrinsic("fabs", e.read(i.operands[1], i.type)))
+        _finish(e, i, e.intrinsic("fabs", read(e, i, i.operands[1])))
 
 
 def negate(e: Emitter, i: Instruction) -> None:
@@ -137,16 +165,21 @@ def negate(e: Emitter, i: Instruction) -> None:
         value = e.read(i.operands[1], i.type)
         e.write(i.operands[0], e.op("xor", value, _SIGN[i.type.name]))
     else:
-        _finish(e, i, e.fneg(e.read(i.operands[1], i.type)))
+        _finish(e, i, e.fneg(read(e, i, i.operands[1])))
 
 
 def min_max(e: Emitter, i: Instruction) -> None:
-    """Without .NaN the operand that is a number wins; with it NaN wins. Two or three sources."""
-    name = f"{i.opcode}imum" if i.has("NaN") else f"{i.opcode}num"
+    """Without .NaN the operand that is a number wins; with it NaN wins. -0 is less than +0. Two or three sources.
+
+    .xorsign.abs compares magnitudes; the result's sign is the product of the signs.
+    """
+    name = f"{i.opcode}imum" if i.has("NaN") else f"{i.opcode}imumnum"
 
     def combine(first: Value, *rest: Value) -> Value:
         for value in rest:
-            first = e.intrinsic(name, first, value)
+            left, right = (e.intrinsic("fabs", value) if i.has("abs") else value for value in (first, value))
+            result = e.intrinsic(name, left, right)
+            first = _product_sign(e, result, first, value) if i.has("xorsign") else result
         return first
 
     if _is_bf16(i):
@@ -155,36 +188,30 @@ def min_max(e: Emitter, i: Instruction) -> None:
         _finish(e, i, combine(*[read(e, i, operand) for operand in i.operands[1:]]))
 
 
-def _unary(e: Emitter, i: Instruction, function: Function) -> None:
-    _finish(e, i, function(read(e, i, i.operands[1])))
+def _product_sign(e: Emitter, magnitude: Value, left: Value, right: Value) -> Value:
+    integer = f"i{left.bits}"
+    signs = e.op("xor", e.bitcast(left, integer), e.bitcast(right, integer))
+    return e.intrinsic("copysign", magnitude, e.bitcast(signs, left.type))
 
 
 @TABLE.emits("sqrt", types="f32 f64", modifiers=f"{ROUNDINGS} approx ftz", operands=2)
 def sqrt(e: Emitter, i: Instruction) -> None:
-    def root(value: Value) -> Value:
-        result = e.intrinsic("sqrt", value)
-        mode = directed_mode(i)
-        return round_directed(e, "sqrt", mode, result, value) if mode else result
-
-    _unary(e, i, root)
+    _finish(e, i, _rounded(e, i, "sqrt", read(e, i, i.operands[1])))
 
 
 @TABLE.emits("rsqrt", types="f32 f64", modifiers="approx ftz", operands=2)
 def rsqrt(e: Emitter, i: Instruction) -> None:
-    _unary(e, i, lambda value: e.op("fdiv", constant(value.type, "1.0"), e.intrinsic("sqrt", value)))
+    value = read(e, i, i.operands[1])
+    _finish(e, i, e.op("fdiv", number(value.type, "one"), e.intrinsic("sqrt", value)))
 
 
 @TABLE.emits("rcp", types="f32 f64", modifiers=f"{ROUNDINGS} approx ftz", operands=2)
 def rcp(e: Emitter, i: Instruction) -> None:
-    def reciprocal(value: Value) -> Value:
-        one = constant(value.type, "1.0")
-        result = e.op("fdiv", one, value)
-        if i.has("approx") and value.type == "double":  # PTX ISA, 9.7.3.13: the lower 32 bits are zero
-            result = e.bitcast(e.op("and", e.bitcast(result, "i64"), -(1 << 32)), "double")
-        mode = directed_mode(i)
-        return round_directed(e, "fdiv", mode, result, one, value) if mode else result
-
-    _unary(e, i, reciprocal)
+    value = read(e, i, i.operands[1])
+    result = _rounded(e, i, "fdiv", number(value.type, "one"), value)
+    if i.has("approx") and value.type == "double":  # PTX ISA, 9.7.3.13: the lower 32 bits are zero
+        result = e.bitcast(e.op("and", e.bitcast(result, "i64"), -(1 << 32)), "double")
+    _finish(e, i, result)
 
 
 _TRANSCENDENTAL = {"ex2": "exp2", "lg2": "log2", "sin": "sin", "cos": "cos", "tanh": "tanh"}
@@ -195,13 +222,11 @@ def transcendental(e: Emitter, i: Instruction) -> None:
     """The functions of the special function unit; 16-bit formats through f32."""
     name = _TRANSCENDENTAL[i.opcode]
     if i.type.name == "f32":
-        _unary(e, i, lambda value: e.intrinsic(name, value))
-        return
-    widen, narrow = (from_bf16, to_bf16) if _is_bf16(i) else (from_f16, to_f16)
-    packed = i.type.size == 4
-    value = e.read(i.operands[1], B32 if packed else B16)
-    results = [narrow(e, e.intrinsic(name, widen(e, part))) for part in (halves(e, value) if packed else [value])]
-    e.write(i.operands[0], e.pack(results) if packed else results[0])
+        _finish(e, i, e.intrinsic(name, read(e, i, i.operands[1])))
+    elif _is_bf16(i):
+        _bf16(e, i, lambda value: e.intrinsic(name, value))
+    else:
+        _lanes(e, i, lambda value: to_f16(e, e.intrinsic(name, _flushed_half(e, i, value))))
 
 
 @TABLE.emits("copysign", types="f32 f64", operands=3)

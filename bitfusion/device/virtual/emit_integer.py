@@ -184,7 +184,7 @@ def negate(e: Emitter, i: Instruction) -> None:
     e.write(i.operands[0], e.op("sub", constant(value.type, 0), value), i.type)
 
 
-@TABLE.emits("min max", types=f"{INTEGERS} {FLOATS}", modifiers="ftz NaN relu", operands=(3, 4))
+@TABLE.emits("min max", types=f"{INTEGERS} {FLOATS}", modifiers="ftz NaN relu xorsign abs", operands=(3, 4))
 def min_max(e: Emitter, i: Instruction) -> None:
     if i.type.float:
         emit_float.min_max(e, i)
