@@ -34,6 +34,17 @@ FLUSH_DELAY_S = 0.001
 CREDIT_COUNT = 16384
 """Posted operations a client may have sent that the worker has not yet executed; like CUDA's launch queue (1024), but for batches."""
 
+OUTPUT_SIZE_MAX = 16 * MIB
+"""What kernels have printed and the program has not been shown yet. CUDA's own buffer is 1 MiB, emptied at every launch; ours is emptied
+at every call, which may be many launches later.
+"""
+
+OUTPUT_PIECE_SIZE = 32 * KIB
+"""Printed bytes of one frame: with its head it fits the receiver's reused buffer."""
+
+OUTPUT_METADATA_SIZE_MAX = OUTPUT_PIECE_SIZE + 64
+"""Metadata of one frame of output: a piece and what msgpack puts around it."""
+
 ARGUMENTS_SIZE_MAX = 4096
 """Packed kernel arguments (CUDA C++ Programming Guide, __global__ parameters: 4 KiB before sm_70; numba's kernels need far less)."""
 

@@ -30,6 +30,7 @@ from bitfusion.client.base import (
 )
 from bitfusion.client.host import HostArray
 from bitfusion.client.operations import MemoryInfo
+from bitfusion.client.output import OnOutput, check_on_output
 from bitfusion.client.settings import target_of, token_of
 from bitfusion.session.client import Operation
 from bitfusion.session.hello import Hello
@@ -49,16 +50,19 @@ def connect(
     deadline: float | None = None,
     timeout: float = CONNECT_TIMEOUT_S,
     flush_delay: float = FLUSH_DELAY_S,
+    on_output: OnOutput | None = None,
 ) -> Connecting:
     """Lease a GPU and open a session on it; parameters and errors are those of the blocking ``connect``.
+
+    What kernels print is shown as it comes, between two steps of the loop.
 
     Either ``client = await connect(...)`` or ``async with connect(...) as client``.
     """
     greeting, times = hello(gpus, memory, fraction, token_of(token)), Times.of(deadline, timeout, flush_delay)
-    return Connecting(_connect(target_of(target), greeting, times))
+    return Connecting(_connect(target_of(target), greeting, times, check_on_output(on_output)))
 
 
-async def _connect(address: Target | None, greeting: Hello, times: Times) -> AsyncClient:
+async def _connect(address: Target | None, greeting: Hello, times: Times, on_output: OnOutput | None) -> AsyncClient:
     place = address if address is not None else await _acquire()
     try:
         with opening(place):
@@ -69,7 +73,7 @@ async def _connect(address: Target | None, greeting: Hello, times: Times) -> Asy
         if address is None:
             embedded.release()
         raise
-    return AsyncClient(transport, deadline_s=times.deadline_s, private=address is None)
+    return AsyncClient(transport, deadline_s=times.deadline_s, private=address is None, on_output=on_output)
 
 
 class Connecting(Coroutine[Any, Any, "AsyncClient"]):
@@ -120,11 +124,19 @@ def _unwanted(starting: asyncio.Future[Target]) -> None:
 class AsyncClient(BaseClient):
     """A leased GPU for asyncio programs."""
 
-    def __init__(self, transport: AsyncTransport, *, deadline_s: float | None = None, private: bool = False) -> None:
-        super().__init__(transport.session)
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        *,
+        deadline_s: float | None = None,
+        private: bool = False,
+        on_output: OnOutput | None = None,
+    ) -> None:
+        super().__init__(transport.session, on_output)
         self.deadline_s = deadline_s
         self._transport = transport
         self._private = private
+        transport.printed = self._screen.show
         _open.add(self)
         self._default = default_stream(self.core)
 
@@ -136,6 +148,7 @@ class AsyncClient(BaseClient):
         """End the session: posted work is sent, the lease and all it held go back. Safe to call again."""
         try:
             await self._transport.close()
+            self._screen.end()
         finally:
             if self._private:
                 self._private = False
@@ -192,6 +205,12 @@ class AsyncClient(BaseClient):
     async def load_kernel(self, source: bytes, signature: object, options: object) -> AsyncFunction:
         """Compile captured source for a signature (kernels/source.py, kernels/types.py). KernelError."""
         return AsyncFunction(self, await self.run(operations.load_kernel(self.core, source, signature, options)))
+
+    async def compile_kernel(
+        self, source: bytes, signature: object, options: object, wanted: object
+    ) -> tuple[bytes, object]:
+        """What captured source compiles to, and the tree of the type it returns (kernels/wanted.py). KernelError."""
+        return await self.run(operations.compile_kernel(self.core, source, signature, options, wanted))
 
     async def load_module(self, image: bytes | str) -> AsyncModule:
         """Load PTX text. UnsupportedError, InvalidValueError, TypeError."""

@@ -23,6 +23,7 @@ from bitfusion.client.array import BaseArray, new_layout
 from bitfusion.client.core import Core, Owned, check_handle, check_memory, check_session
 from bitfusion.client.host import check_dtype, host_order
 from bitfusion.client.operations import Kernel
+from bitfusion.client.output import OnOutput, Screen
 from bitfusion.client.settings import size
 from bitfusion.errors import (
     ConfigError,
@@ -47,8 +48,9 @@ A = TypeVar("A", bound="BaseArray[Any]")
 class BaseClient:
     """A leased GPU. ``device`` is what it is, ``metrics`` what this side has counted."""
 
-    def __init__(self, session: ClientSession) -> None:
+    def __init__(self, session: ClientSession, on_output: OnOutput | None) -> None:
         self.core = Core(session)
+        self._screen = Screen(session.output, on_output)
 
     @property
     def welcome(self) -> Welcome:

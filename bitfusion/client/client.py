@@ -28,6 +28,7 @@ from bitfusion.client.base import (
     opening,
 )
 from bitfusion.client.operations import MemoryInfo
+from bitfusion.client.output import OnOutput, Screen, check_on_output
 from bitfusion.client.settings import target_of, token_of
 from bitfusion.session.client import ClientSession, Operation
 from bitfusion.transport.blocking import open_session
@@ -45,16 +46,18 @@ def connect(
     deadline: float | None = None,
     timeout: float = CONNECT_TIMEOUT_S,
     flush_delay: float = FLUSH_DELAY_S,
+    on_output: OnOutput | None = None,
 ) -> Client:
     """Lease a GPU and open a session on it.
 
     ``target`` is ``host:port`` (``host``, ``[v6]:port``); without one BITFUSION_SERVER is asked, and without that a private appliance
     is started in a child process. ``memory`` is bytes (or text such as ``"2GiB"``), ``fraction`` a share of the GPU's memory; with
     neither the lease is the whole GPU. ``deadline`` bounds each later call, ``timeout`` the opening, in seconds. Posted
-    work leaves at the latest ``flush_delay`` seconds after the program goes idle. Raises the ConnectError branch, ConfigError.
+    work leaves at the latest ``flush_delay`` seconds after the program goes idle. What kernels print goes to standard output, or as text to
+    ``on_output``, inside the call that waited for them. Raises the ConnectError branch, ConfigError.
     """
     greeting, times = hello(gpus, memory, fraction, token_of(token)), Times.of(deadline, timeout, flush_delay)
-    address = target_of(target)
+    address, on_output = target_of(target), check_on_output(on_output)
     place = address or embedded.acquire()
     try:
         with opening(place):
@@ -63,7 +66,7 @@ def connect(
         if address is None:
             embedded.release()
         raise
-    return Client(transport, deadline_s=times.deadline_s, private=address is None)
+    return Client(transport, deadline_s=times.deadline_s, private=address is None, on_output=on_output)
 
 
 class Transport(Protocol):
@@ -92,19 +95,30 @@ class Transport(Protocol):
 class Client(BaseClient):
     """A leased GPU for blocking programs. Threads may share it: they take turns, one that closes it too."""
 
-    def __init__(self, transport: Transport, *, deadline_s: float | None = None, private: bool = False) -> None:
-        super().__init__(transport.session)
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        deadline_s: float | None = None,
+        private: bool = False,
+        on_output: OnOutput | None = None,
+    ) -> None:
+        super().__init__(transport.session, on_output)
         self.deadline_s = deadline_s
         self._transport = transport
         self._lock = threading.RLock()
         self._default = default_stream(self.core)
-        self._finalizer = weakref.finalize(self, _close, transport, self._lock, private)
+        self._finalizer = weakref.finalize(self, _close, transport, self._lock, private, self._screen)
         _open.add(self)
 
     def run(self, operation: Operation[T]) -> T:
         """Run one operation to its end. DeadlineError if the client's deadline passes."""
         with self._lock:
-            return self._transport.run(operation, self.deadline_s)
+            try:
+                return self._transport.run(operation, self.deadline_s)
+            finally:
+                if self._transport.session.output:
+                    self._screen.show()
 
     def close(self) -> None:
         """End the session: posted work is sent, the lease and all it held go back. Safe to call again."""
@@ -162,6 +176,10 @@ class Client(BaseClient):
     def load_kernel(self, source: bytes, signature: object, options: object) -> Function:
         """Compile captured source for a signature (kernels/source.py, kernels/types.py). KernelError."""
         return Function(self, self.run(operations.load_kernel(self.core, source, signature, options)))
+
+    def compile_kernel(self, source: bytes, signature: object, options: object, wanted: object) -> tuple[bytes, object]:
+        """What captured source compiles to, and the tree of the type it returns (kernels/wanted.py). KernelError."""
+        return self.run(operations.compile_kernel(self.core, source, signature, options, wanted))
 
     def load_module(self, image: bytes | str) -> Module:
         """Load PTX text. UnsupportedError, InvalidValueError, TypeError."""
@@ -252,12 +270,13 @@ EXIT_TIMEOUT_S = 2.0
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
-def _close(transport: Transport, lock: threading.RLock, private: bool) -> None:
+def _close(transport: Transport, lock: threading.RLock, private: bool, screen: Screen) -> None:
     """The end of a client: closed, dropped, or alive at the end of the program, when another thread may still be using it."""
     idle = lock.acquire(timeout=EXIT_TIMEOUT_S)
     try:
         if idle:
             transport.close()
+            screen.end()
         else:
             transport.cut()
     finally:

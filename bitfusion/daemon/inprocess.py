@@ -101,6 +101,7 @@ class LocalSession(ClientSession):
         """Execute a call; it is done when this returns."""
         with self.turn:
             call = self._call(opcode, stream, fields, into)
+            self.show()
         if among is not None:
             among.append(call)
         return call
@@ -126,6 +127,11 @@ class LocalSession(ClientSession):
         else:
             self.metrics.wait_ns += elapsed
         return call
+
+    def show(self, *, last: bool = False) -> None:
+        """Have what kernels have printed shown, as a worker's answer has."""
+        for printed in self.device.take_output(last=last):
+            self.output.add(*printed)
 
     def _value(self, opcode: int, stream: int, fields: tuple[Field, ...], into: memoryview | None) -> Field:
         value = self._executor.call(opcode, stream, fields)
@@ -158,6 +164,7 @@ class LocalTransport:
         """Close the device, once no thread is using it. Safe to call again."""
         with self.session.turn:
             if self.session.error is None:
+                self.session.show(last=True)
                 self.session.end(SessionClosedError("the session is closed; open it again"))
                 self.session.device.close()
 

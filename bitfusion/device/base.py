@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from bitfusion.session.output import Printed
 from bitfusion.types import Buffer, DeviceInfo, DeviceSpec, Dim3, FunctionInfo
 
 
@@ -118,6 +119,14 @@ class Device(Protocol):
         self, stream: Stream, function: Function, grid: Dim3, block: Dim3, shared_size: int, arguments: bytes
     ) -> None:
         """Launch; ``arguments`` is the packed blob of exactly ``function.info.arguments_size`` bytes. LaunchError, KernelFaultError."""
+        ...
+
+    def take_output(self, *, last: bool = False) -> list[Printed]:
+        """What kernels have printed and nobody has taken yet, in order.
+
+        Nothing, from a device whose driver writes to this process's standard output: then all of it is there after this. ``last``: wait a
+        moment for kernels that still run, because nobody will ask again.
+        """
         ...
 
     # streams and events

@@ -20,9 +20,12 @@ from bitfusion.device.cuda_module import CudaFunction, CudaModule
 from bitfusion.device.cuda_staging import Slot, StagingRing
 from bitfusion.errors import LaunchError
 from bitfusion.limits import ARGUMENTS_SIZE_MAX, CHUNK_SIZE, INLINE_SIZE_MAX, MIB
+from bitfusion.session.output import Printed
 from bitfusion.types import Buffer, DeviceInfo, DeviceSpec, Dim3
 
 log = logging.getLogger(__name__)
+
+_libc = ctypes.CDLL(None)
 
 BIG_COUNT = 4
 """Slots of CHUNK_SIZE: one being received or sent, two on the DMA, one to spare."""
@@ -64,6 +67,7 @@ class CudaDevice:
         self._arguments = _ArgumentBuffer()
         self._busy_since = 0
         self._busy_stream: Any = None
+        self._settled: list[int | None] = []
 
     # memory
 
@@ -206,6 +210,13 @@ class CudaDevice:
             self._busy_since = time.monotonic_ns()
         self._busy_stream = stream
 
+    def take_output(self, *, last: bool = False) -> list[Printed]:
+        """The driver writes through the C library, whose buffer is emptied here (CUDA C++ Programming Guide, Formatted Output)."""
+        if last:
+            self._settle()
+        _libc.fflush(None)
+        return []
+
     # streams and events
 
     def stream_create(self) -> Any:
@@ -283,7 +294,7 @@ class CudaDevice:
         """
         if not self._context.open:
             return
-        settled = self._context.settle(CLOSE_TIMEOUT_S)
+        settled = self._settle()
         if settled is None:
             self._context.open = False
             log.warning(
@@ -295,6 +306,12 @@ class CudaDevice:
         self._small.close()
         driver.cuEventDestroy(self._fence)
         self._context.close()
+
+    def _settle(self) -> int | None:
+        """Wait for all work for CLOSE_TIMEOUT_S, once; its result, or None if it goes on."""
+        if not self._settled:
+            self._settled.append(self._context.settle(CLOSE_TIMEOUT_S))
+        return self._settled[0]
 
 
 class _ArgumentBuffer:

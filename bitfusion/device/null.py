@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from bitfusion import limits
 from bitfusion.errors import InvalidHandleError
+from bitfusion.session.output import Printed
 from bitfusion.types import Buffer, DeviceInfo, DeviceSpec, Dim3, FunctionInfo
 
 BASE = 0x2000_0000_0000
@@ -131,6 +132,9 @@ class NullDevice:
         self, stream: NullStream, function: NullFunction, grid: Dim3, block: Dim3, shared_size: int, arguments: bytes
     ) -> None:
         pass
+
+    def take_output(self, *, last: bool = False) -> list[Printed]:
+        return []
 
     def stream_create(self) -> NullStream:
         return NullStream()

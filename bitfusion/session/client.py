@@ -25,6 +25,7 @@ from bitfusion import limits
 from bitfusion.errors import BitfusionError, RemoteProtocolError, SessionClosedError, decode
 from bitfusion.metrics import SessionMetrics
 from bitfusion.session.hello import Hello, Welcome, decode_welcome, encode_hello
+from bitfusion.session.output import STDERR, STDOUT, Output
 from bitfusion.types import Buffer
 from bitfusion.wire import codec
 from bitfusion.wire.connection import Connection, PayloadEnd
@@ -95,6 +96,8 @@ class ClientSession:
         """Held by whoever takes in bytes; a transport that more than one thread may drive puts its lock here."""
         self.rcvd: list[int] = []
         """Bytes that have come to the last ``get_buffer`` and are not taken in yet: one count at most, put there by the receiver."""
+        self.output = Output()
+        """What kernels have printed and the program has not been shown."""
         self.torn = False
         """An interrupt struck a second time, where memory was being taken back: the session cannot go on."""
         self._connection = Connection(Role.CLIENT, self.metrics)
@@ -290,9 +293,19 @@ class ClientSession:
             case Kind.CREDIT:
                 self._credits += frame.request
                 self._event = None
+            case Kind.OUTPUT:
+                self._event = None  # an interrupt right here loses this piece of text, and nothing else
+                self._output_rcvd(frame.metadata)
             case Kind.WELCOME:
                 welcome = decode_welcome(frame.metadata)
                 self._welcome, self._credits, self._event = welcome, welcome.credit_count, None
+
+    def _output_rcvd(self, metadata: Field) -> None:
+        match metadata:
+            case (int(descriptor), bytes(data)) if descriptor in (STDOUT, STDERR):
+                self.output.add(descriptor, data)
+            case _:
+                raise RemoteProtocolError("the server sent output that is not [descriptor, bytes]")
 
     def _reply_rcvd(self, frame: Frame) -> None:
         call = self._calls.get(frame.request)

@@ -5,6 +5,7 @@ Keeps what makes posted work safe: the credit window and the sticky failure. Wha
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from bitfusion import limits
@@ -12,6 +13,7 @@ from bitfusion.errors import BitfusionError, RemoteProtocolError, encode
 from bitfusion.metrics import SessionMetrics
 from bitfusion.session.failures import PostedFailures
 from bitfusion.session.hello import Hello, Welcome, decode_hello, encode_welcome
+from bitfusion.session.output import Printed
 from bitfusion.types import Buffer
 from bitfusion.wire import codec
 from bitfusion.wire.connection import Connection, PayloadEnd
@@ -141,6 +143,16 @@ class ServerSession:
     def fail(self, number: int, error: BitfusionError) -> list[Buffer]:
         """The buffers that fail a call; number 0 fails the session."""
         return self.connection.send(Kind.FAILURE, codec.pack(encode(error)), request=number)
+
+    def output(self, printed: Iterable[Printed]) -> list[Buffer]:
+        """The buffers that bring what kernels printed to the client; they go before the answer to the call it was waiting for."""
+        size = limits.OUTPUT_PIECE_SIZE
+        return [
+            buffer
+            for descriptor, data in printed
+            for start in range(0, len(data), size)
+            for buffer in self.connection.send(Kind.OUTPUT, codec.pack((descriptor, data[start : start + size])))
+        ]
 
     def executed(self, count: int) -> list[Buffer]:
         """``count`` posted operations have run; the credit frame that gives them back, once there are enough."""

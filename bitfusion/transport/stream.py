@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Protocol, TypeVar, cast
 
 from bitfusion import limits
@@ -117,6 +118,8 @@ class AsyncTransport:
         self._calls: dict[Call, asyncio.Future[None]] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._closed = self._loop.create_future()
+        self.printed: Callable[[], None] | None = None
+        """Called by the loop when kernels have printed, before whoever waits for them goes on."""
 
     # life
 
@@ -253,6 +256,8 @@ class AsyncTransport:
 
     def buffer_updated(self, count: int) -> None:
         self.session.buffer_updated(count)
+        if self.session.output and self.printed is not None:
+            self._loop.call_soon(self.printed)
         self._notify()
         if self.session.error is not None:
             self._stream.abort()

@@ -43,6 +43,7 @@ class Kind(IntEnum):
     FAILURE = 6
     CREDIT = 7
     GOODBYE = 8
+    OUTPUT = 9
 
 
 class Flag(IntEnum):
@@ -53,9 +54,14 @@ class Flag(IntEnum):
 
 
 KINDS = {int(kind): kind for kind in Kind}
+_METADATA_SIZES_MAX = {
+    Kind.HELLO: limits.HELLO_SIZE_MAX,
+    Kind.WELCOME: limits.HELLO_SIZE_MAX,
+    Kind.OUTPUT: limits.OUTPUT_METADATA_SIZE_MAX,
+}
 SIZES_MAX = {
     kind: (
-        limits.HELLO_SIZE_MAX if kind in (Kind.HELLO, Kind.WELCOME) else limits.METADATA_SIZE_MAX,
+        _METADATA_SIZES_MAX.get(kind, limits.METADATA_SIZE_MAX),
         limits.PAYLOAD_SIZE_MAX if kind in (Kind.POST, Kind.REPLY) else 0,
     )
     for kind in Kind

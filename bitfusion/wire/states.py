@@ -1,7 +1,7 @@
 """The life of a connection as one table (docs/reference/wire.md section 4).
 
 An illegal move is a missing key. The client speaks first and waits for the welcome, or the failure that refuses it, before
-it sends anything else; after that posts and calls go one way, replies, failures and credits the other; goodbye ends it, and the
+it sends anything else; after that posts and calls go one way, replies, failures, credits and output the other; goodbye ends it, and the
 end of the connection confirms that all it held is free.
 """
 
@@ -46,9 +46,11 @@ MOVES: Mapping[tuple[State, Role, Kind], State] = {
     (State.OPEN, Role.SERVER, Kind.REPLY): State.OPEN,
     (State.OPEN, Role.SERVER, Kind.FAILURE): State.OPEN,
     (State.OPEN, Role.SERVER, Kind.CREDIT): State.OPEN,
+    (State.OPEN, Role.SERVER, Kind.OUTPUT): State.OPEN,
     (State.ENDING, Role.SERVER, Kind.REPLY): State.ENDING,
     (State.ENDING, Role.SERVER, Kind.FAILURE): State.ENDING,
     (State.ENDING, Role.SERVER, Kind.CREDIT): State.ENDING,
+    (State.ENDING, Role.SERVER, Kind.OUTPUT): State.ENDING,
 }
 """(state, who sends, kind) -> state."""
 

@@ -35,6 +35,7 @@ from bitfusion.worker.executor import Executor
 from bitfusion.worker.kernels import Kernels
 from bitfusion.worker.memory import SessionMemory
 from bitfusion.worker.service import Service
+from bitfusion.worker.stdout import Stdout
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ async def _serve(assignment: Assignment, connection: socket.socket, lifeline: in
         return EXIT_DEVICE
     confine(device.spec.kind)
     executor = Executor(device, memory, Kernels(_cache_dir(assignment, KERNELS)), session.metrics)
-    service = Service(session, executor)
+    service = Service(session, executor, Stdout() if device.spec.kind == "cuda" else None)
     loop = asyncio.get_running_loop()
     watch = Watch(device, service, loop, connection.fileno(), lifeline)
     loop.set_exception_handler(_fault)

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from bitfusion.errors import BitfusionError, DeviceError, KernelError
 from bitfusion.session.server import Batch, Request, ServerSession
 from bitfusion.transport.stream import StreamProtocol
+from bitfusion.types import Buffer
 from bitfusion.wire.connection import PayloadEnd
 from bitfusion.wire.operations import Field, Opcode
 from bitfusion.worker.executor import STREAM_WORK, Executor
+from bitfusion.worker.stdout import Stdout
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +25,13 @@ log = logging.getLogger(__name__)
 class Service:
     """One session on one stream. ``closed`` is set once the connection is gone."""
 
-    def __init__(self, session: ServerSession, executor: Executor) -> None:
+    def __init__(self, session: ServerSession, executor: Executor, stdout: Stdout | None = None) -> None:
         self.session = session
         self.stream = StreamProtocol(self)
         self.over = False
         self.closed = asyncio.Event()
         self._executor = executor
+        self._stdout = stdout
         self._pieces: Iterator[tuple[memoryview, bool]] | None = None
         self._reading = 0  # the request that ``_pieces`` answers
         self._write: tuple[int, int, int] | None = None  # stream, address, size of the payload being received
@@ -64,7 +67,9 @@ class Service:
             self._break(
                 BitfusionError("the worker failed on an operation it should have managed; its log has the reason")
             )
-        if self.over or self.session.ended:
+        if self.session.ended:
+            self._end()
+        elif self.over:
             self.stream.close()
         elif self.stream.paused:
             self.stream.pause_reading()
@@ -98,12 +103,14 @@ class Service:
                     executor.post(operation)
             except (DeviceError, KernelError) as error:
                 session.failures.keep(error, executor.describe(operation))
+        if self._stdout is not None:
+            self._stdout.collect()
         self.stream.send(session.executed(len(batch.operations)))
 
     def _call(self, request: Request) -> None:
         failure = self.session.failures.take()
         if failure is not None:
-            self.stream.send(self.session.fail(request.number, failure))
+            self._answer(self.session.fail(request.number, failure))
             return
         try:
             value = self._executor.call(request.opcode, request.stream, request.fields)
@@ -113,13 +120,21 @@ class Service:
         if request.opcode == Opcode.READ:
             self._begin_read(request, value)
         else:
-            self.stream.send(self.session.reply(request.number, value))
+            self._answer(self.session.reply(request.number, value))
 
     def _call_failed(self, number: int, operation: str, error: BitfusionError) -> None:
         """The call's own failure; a kernel fault found by a call poisons the session as one found by posted work."""
         self.session.failures.keep(error, operation)
         self.session.failures.take()
-        self.stream.send(self.session.fail(number, error))
+        self._answer(self.session.fail(number, error))
+
+    def _answer(self, buffers: list[Buffer], *, last: bool = False) -> None:
+        """Send an answer, and before it what kernels have printed until now: a client shows that before it goes on."""
+        printed = self._executor.device.take_output(last=last)
+        if self._stdout is not None:
+            self._stdout.collect()
+            printed += self._stdout.output.take()
+        self.stream.send([*self.session.output(printed), *buffers] if printed else buffers)
 
     # device to host
 
@@ -139,7 +154,7 @@ class Service:
             self._pieces = None
             self._call_failed(self._reading, "read", error)
         else:
-            self.stream.send(self.session.reply_piece(self._reading, piece, more=more))
+            self._answer(self.session.reply_piece(self._reading, piece, more=more))
 
     # host to device
 
@@ -167,6 +182,13 @@ class Service:
             self.session.failures.keep(error, f"write({address:#x}, {size} bytes)")
 
     # the end
+
+    def _end(self) -> None:
+        """The client has said goodbye: show it what is left, and hang up."""
+        if not self.over:
+            self.over = True
+            self._answer([], last=True)
+            self.stream.close()
 
     def _break(self, error: BitfusionError) -> None:
         """The session cannot go on: say why, and hang up."""

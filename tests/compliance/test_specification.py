@@ -132,6 +132,7 @@ def test_hello_and_welcome():
 
 LIMITS = {
     "metadata of a hello or welcome": limits.HELLO_SIZE_MAX,
+    "metadata of an OUTPUT": limits.OUTPUT_PIECE_SIZE,
     "metadata of any other frame": limits.METADATA_SIZE_MAX,
     "payload of a frame": limits.PAYLOAD_SIZE_MAX,
     "payload of WRITE_PAYLOAD": limits.CHUNK_SIZE,
@@ -159,6 +160,8 @@ def test_limits(number, expected):
 def test_limits_in_words():
     text = " ".join(TEXT.split())
     assert f"{COUNTS_MAX[Kind.HELLO]} items in an array or map" in text
+    assert f"keeps the last {limits.OUTPUT_SIZE_MAX // limits.MIB} MiB" in text
+    assert limits.OUTPUT_METADATA_SIZE_MAX - limits.OUTPUT_PIECE_SIZE == 64
     assert f"{syntax.NODE_COUNT_MAX} nodes, {syntax.DEPTH_MAX} levels" in text
     assert f"{kernels.SOURCE_COUNT_MAX} sources and {kernels.SOURCES_SIZE_MAX // limits.MIB} MiB" in text
     assert f"strings (at most {constants.TEXT_SIZE_MAX} characters)" in text

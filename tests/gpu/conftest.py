@@ -1,6 +1,6 @@
 """The same scenarios on three devices: the virtual GPU, a real one (marker ``gpu``), and the cuda device on a double of the driver.
 
-The double (double/cuda.c) runs no kernels but the three of images.py, so scenarios with kernels of their own leave it out by
+The double (double/cuda.c) runs no kernels but the four of images.py, so scenarios with kernels of their own leave it out by
 ``COMPILES``. On a real GPU only the ``gpu`` ones run: ``pytest -m gpu tests/gpu``.
 """
 

@@ -1,4 +1,4 @@
-"""Three kernels as PTX, and how to launch them. The driver's double knows them by name."""
+"""Four kernels as PTX, and how to launch them. The driver's double knows them by name."""
 
 from __future__ import annotations
 
@@ -61,6 +61,37 @@ AGAIN:
 }
 """
 """A kernel that only a process's end stops."""
+
+TALK = b"""
+.version 7.0
+.target sm_70
+.address_size 64
+.extern .func (.param .b32 count) vprintf(.param .b64 format, .param .b64 arguments);
+.global .align 1 .b8 format[9] = {115, 97, 105, 100, 32, 37, 117, 10, 0};
+.visible .entry talk(.param .u32 number)
+{
+    .local .align 8 .b8 packed[8];
+    .reg .b32 %r<3>;
+    .reg .b64 %rd<4>;
+    ld.param.u32 %r1, [number];
+    mov.u64 %rd1, packed;
+    cvta.local.u64 %rd2, %rd1;
+    st.local.u32 [%rd1], %r1;
+    mov.u64 %rd3, format;
+    cvta.global.u64 %rd3, %rd3;
+    {
+        .param .b64 p0;
+        st.param.b64 [p0], %rd3;
+        .param .b64 p1;
+        st.param.b64 [p1], %rd2;
+        .param .b32 r0;
+        call.uni (r0), vprintf, (p0, p1);
+        ld.param.b32 %r2, [r0];
+    }
+    ret;
+}
+"""
+"""Prints a line with ``number`` in it."""
 
 
 class Adder:

@@ -109,7 +109,7 @@ def _checked(e: Emitter, address: Value, space: str, size: int) -> Value:
 # local variables
 def _local_pointer(e: Emitter, register: str, offset: int) -> Value | None:
     """A pointer derived from the variable's own alloca, so that LLVM can split it into registers."""
-    found = _local_variable(e, register, 0)
+    found = local_variable(e, register)
     if found is None:
         return None
     variable, distance = found
@@ -121,7 +121,7 @@ def _local_pointer(e: Emitter, register: str, offset: int) -> Value | None:
     return e.offset(e.offset(pointer, index), offset)
 
 
-def _local_variable(e: Emitter, register: str, depth: int) -> tuple[Declaration, int | None] | None:
+def local_variable(e: Emitter, register: str, depth: int = 0) -> tuple[Declaration, int | None] | None:
     """The one .local variable an address register provably points into, and the constant offset if it has one."""
     definitions = e.liveness.definitions.get(register, [])
     if len(definitions) != 1 or depth > _LOCAL_CHAIN_MAX or definitions[0].predicate is not None:
@@ -132,14 +132,14 @@ def _local_variable(e: Emitter, register: str, depth: int) -> tuple[Declaration,
             variable = e.function.variables.get(name)
             return (variable, offset) if variable is not None and variable.space == "local" else None
         case (("mov" | "cvta"), (Register(name),)):
-            return _local_variable(e, name, depth + 1)
+            return local_variable(e, name, depth + 1)
         case "add", (left, right):
             return _local_sum(e, left, right, depth) or _local_sum(e, right, left, depth)
     return None
 
 
 def _local_sum(e: Emitter, base: Operand, addend: Operand, depth: int) -> tuple[Declaration, int | None] | None:
-    found = _local_variable(e, base.name, depth + 1) if isinstance(base, Register) else None
+    found = local_variable(e, base.name, depth + 1) if isinstance(base, Register) else None
     if found is None:
         return None
     variable, distance = found

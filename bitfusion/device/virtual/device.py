@@ -23,6 +23,7 @@ from bitfusion.device.virtual.program import Program
 from bitfusion.device.virtual.runtime import load_runtime
 from bitfusion.errors import InvalidHandleError, InvalidValueError, KernelFaultError
 from bitfusion.limits import CHUNK_SIZE, KIB
+from bitfusion.session.output import Printed
 from bitfusion.types import Buffer, DeviceInfo, DeviceSpec, Dim3
 
 COMPUTE_CAPABILITY: Final = (8, 0)
@@ -153,6 +154,9 @@ class VirtualDevice:
         except KernelFaultError as fault:
             self._fault = fault
             raise
+
+    def take_output(self, *, last: bool = False) -> list[Printed]:
+        return [] if self._launcher is None else self._launcher.output.take()
 
     # streams and events
     def stream_create(self) -> VirtualStream:

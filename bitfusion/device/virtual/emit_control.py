@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bitfusion.device.virtual.address import local_variable
 from bitfusion.device.virtual.builder import Value, constant
 from bitfusion.device.virtual.datatypes import B32
 from bitfusion.device.virtual.emitter import BLOCK_POINTER, Emitter, function_name
 from bitfusion.device.virtual.layout import BLOCK
-from bitfusion.device.virtual.syntax import Call, Immediate, Instruction, Operand, Register, Symbol
+from bitfusion.device.virtual.syntax import Address, Call, Immediate, Instruction, Operand, Register, Symbol
 from bitfusion.device.virtual.table import Table, unsupported
 
 TABLE = Table()
@@ -124,14 +125,34 @@ def _call_host(e: Emitter, name: str, *operands: Value) -> Value:
 
 
 def _vprintf(e: Emitter, call: Call) -> None:
-    _call_host(e, "PRINTF", _argument(e, call, 0), _argument(e, call, 1))
-    _return(e, call, constant("i32", 0))
+    size = constant("i64", _packed_size(e, call.arguments[1]))
+    count = _call_host(e, "PRINTF", _argument(e, call, 0), _argument(e, call, 1), size)
+    _return(e, call, e.trunc(count, "i32"))
+
+
+def _packed_size(e: Emitter, operand: Operand) -> int:
+    """Bytes that ``vprintf`` finds behind its second argument: the rest of the .local variable it points into; -1 if that is not known."""
+    if isinstance(operand, Symbol):
+        stores = [
+            i
+            for i in e.function.instructions()
+            if i.opcode == "st" and i.operands[:1] == (Address(Symbol(operand.name)),)
+        ]
+        operand = stores[0].operands[1] if len(stores) == 1 else operand
+    if operand == Immediate(0):
+        return 0
+    found = local_variable(e, operand.name) if isinstance(operand, Register) else None
+    match found:
+        case (variable, int(offset)):
+            return max(variable.size - offset, 0) if offset >= 0 else 0
+        case _:
+            return -1
 
 
 def _assertfail(e: Emitter, call: Call) -> None:
     """(message, file, line, function, character size)"""
     arguments = [_argument(e, call, index, "i32" if index == 2 else "i64") for index in range(4)]
-    _call_host(e, "ASSERT", *arguments)
+    _call_host(e, "ASSERT", *arguments, *e.thread_index64())
     e.fault("ASSERT")
 
 

@@ -6,22 +6,18 @@ Callbacks from any thread; no exception leaves them.
 from __future__ import annotations
 
 import ctypes
-import logging
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
+from bitfusion.device.virtual.layout import BLOCK
 from bitfusion.device.virtual.memory import DeviceMemory
 from bitfusion.device.virtual.printf import format_printf
 from bitfusion.errors import DeviceMemoryError
-from bitfusion.limits import MIB
-
-log = logging.getLogger(__name__)
+from bitfusion.session.output import STDERR, STDOUT, Output
+from bitfusion.types import Dim3
 
 _LONG: Final = ctypes.c_int64
-
-
-PRINTED_SIZE_MAX: Final = 64 * MIB
-"""Characters that the kernels of one device may print: what they write lands in the appliance's log."""
 
 
 class HostFunctions:
@@ -29,11 +25,13 @@ class HostFunctions:
 
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory
-        self._note = ""
-        self._printed = 0
+        self._notes: dict[tuple[Dim3, Dim3], str] = {}
+        self.output = Output()
+        """What kernels have printed."""
+        self._lock = threading.Lock()  # of the output: kernels print from every core
         self._callbacks = {
-            "printf": _callback(self._printf, 3),
-            "assert": _callback(self._assert, 5),
+            "printf": _callback(self._printf, 4),
+            "assert": _callback(self._assert, 8),
             "malloc": _callback(self._malloc, 2),
             "free": _callback(self._free, 2),
         }
@@ -41,34 +39,41 @@ class HostFunctions:
             name: ctypes.cast(callback, ctypes.c_void_p).value or 0 for name, callback in self._callbacks.items()
         }
 
-    def take_note(self) -> str:
-        """What the last failed assertion said, once."""
-        note, self._note = self._note, ""
+    def take_note(self, block: Dim3, thread: Dim3) -> str:
+        """What the failed assertion of a thread said; those of all others are forgotten."""
+        note = self._notes.get((block, thread), "")
+        self._notes.clear()
         return note
 
-    def _printf(self, _block: int, template: int, arguments: int) -> int:
-        """To the standard output of this process, as CUDA does; flushed, because a worker ends without cleaning up."""
-        if self._printed > PRINTED_SIZE_MAX:
-            return -1
-        try:
-            text = format_printf(self._memory.string(template), arguments, self._memory.string)
-            print(text, end="", flush=True)
-        except (
-            ValueError,
-            OverflowError,
-            OSError,
-        ) as error:  # a %c beyond Unicode; a letter that the output cannot encode
-            text = f"! a kernel's printf cannot be formatted: {error}"
-            log.warning("%s", text)
-        self._printed += len(text)
-        if self._printed > PRINTED_SIZE_MAX:
-            log.warning("! kernels of this device have printed %d characters; what follows is dropped", self._printed)
+    def _printf(self, _block: int, template: int, arguments: int, size: int) -> int:
+        """How many arguments it took, as CUDA's; -1 where there is no text at ``template``.
+
+        ``size`` is that of the packed arguments where the compiler knows it; where not, they must lie in device memory.
+        """
+        text = self._memory.string(template)
+        if not text:
+            return -1 if template == 0 else 0
+        packed = ctypes.string_at(arguments, size) if size >= 0 else self._memory.valid_bytes(arguments)
+        printed, count = format_printf(text, packed, self._memory.string)
+        self._print(STDOUT, printed)
+        return count
+
+    def _assert(self, block: int, message: int, file: int, line: int, function: int, x: int, y: int, z: int) -> int:
+        """As CUDA, on the standard error of the program."""
+        text = self._text
+        where, thread = _block_index(block), (x, y, z)
+        place, failed = f"{text(file)}:{line}: {text(function)}", f"Assertion `{text(message)}` failed."
+        self._notes[where, thread] = f"{place}: {failed}"
+        named = f"block: [{where[0]},{where[1]},{where[2]}], thread: [{x},{y},{z}]"
+        self._print(STDERR, f"{place}: {named} {failed}\n".encode())
         return 0
 
-    def _assert(self, _block: int, message: int, file: int, line: int, function: int) -> int:
-        text = self._memory.string
-        self._note = f"{text(file)}:{line}: {text(function)}: Assertion `{text(message)}` failed."
-        return 0
+    def _text(self, address: int) -> str:
+        return self._memory.string(address).decode("utf-8", "replace")
+
+    def _print(self, descriptor: int, text: bytes) -> None:
+        with self._lock:
+            self.output.add(descriptor, text)
 
     def _malloc(self, _block: int, size: int) -> int:
         """0 when there is no room, as CUDA's."""
@@ -80,6 +85,12 @@ class HostFunctions:
     def _free(self, _block: int, address: int) -> int:
         self._memory.system.release(address)
         return 0
+
+
+def _block_index(block: int) -> Dim3:
+    """%ctaid, from the block record at an address."""
+    x, y, z = (ctypes.c_int32 * 3).from_address(block + BLOCK["BLOCK_X"])
+    return x, y, z
 
 
 def _callback(function: Callable[..., int], count: int) -> Any:

@@ -23,6 +23,7 @@ from bitfusion.device.virtual.module import VirtualFunction
 from bitfusion.device.virtual.runtime import Runtime
 from bitfusion.errors import LaunchError
 from bitfusion.limits import KIB, MIB
+from bitfusion.session.output import Output
 from bitfusion.types import Dim3
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,9 @@ class Launcher:
             self._record.abort = 1
         self._run(crew.address if crew else 0, helpers)
         if self._record.abort:
-            raise fault_error(self._record, function.info.name, self._host.take_note())
+            record = self._record
+            note = self._host.take_note(tuple(record.fault_block), tuple(record.fault_thread))
+            raise fault_error(record, function.info.name, note)
 
     def _fill(self, function: VirtualFunction, grid: Dim3, block: Dim3, shared_size: int, helpers: int) -> None:
         record, code = self._record, function.code
@@ -163,6 +166,11 @@ class Launcher:
         if not self._record.abort:
             self._record.fault = FAULT["LAUNCH_TIMEOUT"]
         self._record.abort = 1
+
+    @property
+    def output(self) -> Output:
+        """What kernels have printed and nobody has taken yet."""
+        return self._host.output
 
     def abort(self) -> None:
         """Stop the running grid and refuse later ones; from any thread."""

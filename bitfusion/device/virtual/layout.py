@@ -69,8 +69,8 @@ LAUNCH: Final[Mapping[str, int]] = {
     "RESIDENT": 184,  # i64: blocks one worker may hold at once
     "STRIDE": 192,  # i64: bytes from one resident block's record to the next
     "SINK": 200,  # i64: 256 bytes anybody may scribble on; a faulting access is redirected there
-    "PRINTF": 208,  # i64 (*)(block, format, arguments)
-    "ASSERT": 216,  # i64 (*)(block, message, file, line, function)
+    "PRINTF": 208,  # i64 (*)(block, format, arguments, size of the arguments or -1)
+    "ASSERT": 216,  # i64 (*)(block, message, file, line, function, thread x, y, z)
     "MALLOC": 224,  # i64 (*)(block, size)
     "WORKERS": 232,  # i64: worker threads; %nsmid
     "SUSPENSION_COUNT": 240,  # i64: 0 = the kernel has one region and no states

@@ -154,17 +154,17 @@ class DeviceMemory:
             last = rest if valid else 0
             ctypes.memmove(entry + full * _SHADOW_ENTRY, last.to_bytes(_SHADOW_ENTRY, "little"), _SHADOW_ENTRY)
 
-    def string(self, address: int) -> str:
+    def string(self, address: int) -> bytes:
         """The zero-terminated text at an address that a kernel names, as far as it lies in live memory."""
         found = b""
         while b"\0" not in found and len(found) < STRING_SIZE_MAX:
-            piece = self._valid_bytes(address + len(found))
+            piece = self.valid_bytes(address + len(found))
             if not piece:
                 break
             found += piece
-        return found.partition(b"\0")[0].decode("utf-8", "replace")
+        return found.partition(b"\0")[0]
 
-    def _valid_bytes(self, address: int) -> bytes:
+    def valid_bytes(self, address: int) -> bytes:
         """From an address to the end of its granule, as far as it is valid."""
         granule, start = divmod(address - self.base, GRANULE)
         if not 0 <= granule < self.total_size // GRANULE:

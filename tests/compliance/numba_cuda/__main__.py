@@ -15,7 +15,6 @@ import os
 import sys
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -23,8 +22,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tests.appliance import Appliance
-from tests.compliance.numba_cuda import modules, processes
-from tests.compliance.numba_cuda.outcome import BAD, Outcome, Verdict
+from tests.compliance.numba_cuda import modules, processes, skipped
+from tests.compliance.numba_cuda.outcome import BAD, Outcome, counted
 
 DEVICES = "virtual:1x32GiB"
 """Room for many sessions; a virtual GPU takes memory as it is used."""
@@ -44,11 +43,15 @@ def main() -> int:
             results[running[done]] = done.result()
             progress.module(running[done], results[running[done]])
     every = [outcome for name in names for outcome in results[name]]
-    print("\n".join(_failures(every, options.verbose)))
+    entries = skipped.read()
+    for outcome in every:
+        _tell(outcome, entries, options)
     print(_line("all", every))
+    complaints = [said.splitlines()[0] for name in names for said in skipped.complaints(name, results[name], entries)]
+    print("\n".join(complaints) or "as the list (skipped.toml) says")
     if options.json:
         options.json.write_text(json.dumps([asdict(outcome) for outcome in every], indent=1) + "\n")
-    return 1 if any(outcome.verdict in BAD for outcome in every) else 0
+    return 1 if complaints else 0
 
 
 def _options() -> argparse.Namespace:
@@ -58,6 +61,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes at a time")
     parser.add_argument("-v", "--verbose", action="store_true", help="with the tracebacks")
+    parser.add_argument("--listed", action="store_true", help="also what fails as skipped.toml says")
     parser.add_argument("--list", action="store_true", help="only name the modules")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome")
     parser.add_argument("--devices", default=DEVICES, metavar="SPEC", help=f"of the appliance (default: {DEVICES})")
@@ -121,17 +125,19 @@ class _Progress:
 
 
 def _line(name: str, outcomes: list[Outcome]) -> str:
-    counts = Counter(outcome.verdict for outcome in outcomes)
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict])
-    return f"{name:<44} {sum(outcome.seconds for outcome in outcomes):>6.1f} s  {said or 'no tests'}"
+    return f"{name:<44} {sum(outcome.seconds for outcome in outcomes):>6.1f} s  {counted(outcomes)}"
 
 
-def _failures(outcomes: list[Outcome], verbose: bool) -> Iterator[str]:
-    for outcome in outcomes:
-        if outcome.verdict in BAD:
-            yield f"{outcome.verdict:<8} {outcome.test}: {outcome.reason}"
-            if verbose and outcome.detail:
-                yield "".join(f"    {line}\n" for line in outcome.detail.splitlines())
+def _tell(outcome: Outcome, entries: list[skipped.Entry], options: argparse.Namespace) -> None:
+    """What did not pass, and why it is on the list; what is listed only if asked for."""
+    entry = skipped.listed(outcome, entries)
+    if outcome.verdict not in BAD or (entry and not (options.listed or options.verbose)):
+        return
+    print(f"{outcome.verdict:<8} {outcome.test}: {outcome.reason}")
+    if entry:
+        print(f"         {entry.kind}: {entry.reason}")
+    if options.verbose and outcome.detail:
+        print("".join(f"    {line}\n" for line in outcome.detail.splitlines()))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,7 +17,7 @@ class Verdict(StrEnum):
     SKIPPED = "skipped"
     """By the test itself."""
     NOT_RUN = "not run"
-    """A module that could not be loaded, or a test that is on the list as one that must not be run."""
+    """A module that could not be loaded."""
 
 
 BAD = (Verdict.FAILED, Verdict.ERROR, Verdict.NOT_RUN)
@@ -32,3 +34,9 @@ class Outcome:
     """One line."""
     detail: str = ""
     """The traceback, or what the process said."""
+
+
+def counted(outcomes: Iterable[Outcome]) -> str:
+    """How many of each verdict, in words."""
+    counts = Counter(outcome.verdict for outcome in outcomes)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict if counts[verdict]) or "no tests"

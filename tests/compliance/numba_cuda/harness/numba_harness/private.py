@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
 NAMES = {
-    "numba.cuda.typing.cffi_utils": {"SUPPORTED": False},
+    "numba.cuda.typing.cffi_utils": {"SUPPORTED": importlib.util.find_spec("cffi") is not None},
     "numba.cuda.memory_management": {},
     "numba.cuda.memory_management.nrt": {},
     "numba.cuda.extending": {},
