@@ -14,14 +14,26 @@ from typing import Any
 
 from bitfusion.client.client import Client
 from bitfusion.client.settings import from_environment
-from bitfusion.cuda import current, hooked
+from bitfusion.cuda import current, gufunc, hooked, ufunc
 from bitfusion.device.discovery import check_compilers
 
 
 class Facade(ModuleType):
-    """``numba`` as the program sees it: the real one, but ``cuda`` is ours."""
+    """``numba`` as the program sees it: the real one, but ``cuda`` and what compiles for it are ours."""
 
     cuda = hooked.module("numba.cuda")
+
+    @staticmethod
+    def vectorize(*arguments: Any, **options: Any) -> Any:
+        """Numba's, but for the target ``cuda`` ours."""
+        place: Any = ufunc if options.get("target") == "cuda" else import_module("numba")
+        return place.vectorize(*arguments, **options)
+
+    @staticmethod
+    def guvectorize(*arguments: Any, **options: Any) -> Any:
+        """Numba's, but for the target ``cuda`` ours."""
+        place: Any = gufunc if options.get("target") == "cuda" else import_module("numba")
+        return place.guvectorize(*arguments, **options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module("numba"), name)

@@ -200,6 +200,10 @@ class BaseArray(Generic[C]):
     def _view(self, layout: Layout, dtype: np.dtype[Any] | None = None, stream: BaseStream[C] | int = 0) -> Self:
         return type(self)(self.client, self.allocation, layout, dtype or self.dtype, stream or self.stream)
 
+    def laid_out(self, layout: Layout) -> Self:
+        """The same memory with another shape and other strides, which the caller knows to stay inside it."""
+        return self._view(layout)
+
     def _select(self, key: object) -> tuple[Layout, np.dtype[Any]]:
         """The layout and dtype that an index, or a field's name, selects."""
         if not isinstance(key, str):
@@ -357,10 +361,4 @@ def _device_broadcast(source: Layout, target: Layout, exact: bool) -> Layout:
         source = source.squeeze()[tuple(None if length == 1 else slice(None) for length in target.shape)]
     while len(source.shape) > len(target.shape) and source.shape[0] == 1:
         source = source[0]
-    missing = len(target.shape) - len(source.shape)
-    shape = (1,) * missing + source.shape
-    strides = (0,) * missing + source.strides
-    if missing < 0 or any(have not in (1, want) for have, want in zip(shape, target.shape, strict=True)):
-        raise ValueError(f"an array of shape {source.shape} does not broadcast to {target.shape}")
-    steps = tuple(0 if have != want else step for have, want, step in zip(shape, target.shape, strides, strict=True))
-    return Layout(source.offset, target.shape, steps, source.itemsize)
+    return source.broadcast(target.shape)

@@ -118,6 +118,16 @@ class Layout:
             self.itemsize,
         )
 
+    def broadcast(self, shape: Shape) -> Layout:
+        """The same elements repeated to ``shape``: new axes and those of length one do not move. ValueError if it does not fit."""
+        missing = len(shape) - len(self.shape)
+        lengths = (1,) * missing + self.shape
+        strides = (0,) * missing + self.strides
+        if missing < 0 or any(have not in (1, want) for have, want in zip(lengths, shape, strict=True)):
+            raise ValueError(f"an array of shape {self.shape} does not broadcast to {shape}")
+        steps = tuple(0 if have != want else step for have, want, step in zip(lengths, shape, strides, strict=True))
+        return Layout(self.offset, shape, steps, self.itemsize)
+
     def _merged(self) -> list[tuple[int, int]]:
         """(length, stride) of the axes, neighbours joined where they step through memory as one."""
         merged: list[tuple[int, int]] = []

@@ -27,6 +27,7 @@ from bitfusion.cuda.devices import (
     list_devices,
     select_device,
 )
+from bitfusion.cuda.gufunc import guvectorize
 from bitfusion.cuda.memory import (
     as_cuda_array,
     defer_cleanup,
@@ -43,7 +44,9 @@ from bitfusion.cuda.memory import (
     pinned_array_like,
     to_device,
 )
+from bitfusion.cuda.reduction import Reduce
 from bitfusion.cuda.streams import default_stream, event, event_elapsed_time, stream, synchronize
+from bitfusion.cuda.ufunc import vectorize
 from bitfusion.kernels import types
 from bitfusion.kernels.types import NAMES as _TYPES
 
@@ -54,6 +57,7 @@ __all__ = [
     "InOut",
     "MemoryInfo",
     "Out",
+    "Reduce",
     "Stream",
     "as_cuda_array",
     "close",
@@ -69,6 +73,7 @@ __all__ = [
     "from_cuda_array_interface",
     "get_current_device",
     "gpus",
+    "guvectorize",
     "is_available",
     "is_cuda_array",
     "jit",
@@ -80,18 +85,22 @@ __all__ = [
     "pinned",
     "pinned_array",
     "pinned_array_like",
+    "reduce",
     "select_device",
     "stream",
     "synchronize",
     "to_device",
     "types",
     "use",
+    "vectorize",
 ]
+
+reduce = Reduce
 
 implementation = "bitfusion"
 """What numba.cuda says of itself: NVIDIA's package says "NVIDIA"."""
 
-SUBMODULES = frozenset({"cg", "fp16", "libdevice", "random", "types"})
+SUBMODULES = frozenset({"cg", "fp16", "libdevice", "random", "types", "vectorizers"})
 """Modules of numba.cuda that are offered; the import hook of ``bitfusion run`` finds them here."""
 
 UNSUPPORTED = frozenset(
@@ -105,7 +114,7 @@ UNSUPPORTED = frozenset(
             "set_memory_manager",
             "runtime",
         ),
-        *("Reduce", "reduce", "guvectorize", "vectorize", "cudadrv", "simulator"),
+        *("cudadrv", "simulator"),
         *("compile", "compile_all", "compile_for_current_device", "compile_ptx", "compile_ptx_for_current_device"),
         *("external_stream", "legacy_default_stream", "per_thread_default_stream"),
         *("profile_start", "profile_stop", "profiling"),

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
+from bitfusion.cuda import gufunc, ufunc
 from bitfusion.kernels import types as kernel_types
 from bitfusion.version import __version__
 
@@ -28,6 +30,7 @@ def module(name: str) -> ModuleType:
     if name == "numba":
         vars(made)["__version__"] = f"0+bitfusion.{__version__}"
         vars(made).update(kernel_types.NAMES)
+        vars(made).update(vectorize=vectorize, guvectorize=guvectorize)
 
     def find(attribute: str) -> ModuleType:
         """A module that has not been imported yet, as ``from numba import cuda`` asks for it."""
@@ -40,6 +43,23 @@ def module(name: str) -> ModuleType:
 
     vars(made)["__getattr__"] = find
     return made
+
+
+def vectorize(ftylist_or_function: Any = (), target: str = "cpu", **options: Any) -> Any:
+    """``numba.vectorize`` for the target ``cuda``; ImportError for the others, which need Numba."""
+    _check_target("vectorize", target)
+    return ufunc.vectorize(ftylist_or_function, **options)
+
+
+def guvectorize(ftylist: Any, signature: str, target: str = "cpu", **options: Any) -> Any:
+    """``numba.guvectorize`` for the target ``cuda``; ImportError for the others, which need Numba."""
+    _check_target("guvectorize", target)
+    return gufunc.guvectorize(ftylist, signature, **options)
+
+
+def _check_target(name: str, target: str) -> None:
+    if target != "cuda":
+        raise ImportError(_missing(f"numba.{name} with target={target!r}"), name="numba")
 
 
 def _missing(name: str) -> str:

@@ -40,6 +40,39 @@ assert (out == 2 * x).all()
 print(cuda.__name__)
 """
 
+UFUNCS = """
+import numpy as np
+import numba
+from numba import cuda, vectorize, guvectorize, float32
+
+@vectorize([float32(float32, float32)], target="cuda")
+def add(a, b):
+    return a + b
+
+@numba.guvectorize(["void(float32[:], float32[:])"], "(n)->()", target="cuda")
+def total(values, result):
+    result[0] = 0
+    for i in range(values.size):
+        result[0] += values[i]
+
+x = np.ones((3, 4), np.float32)
+assert (add(x, x) == 2).all() and isinstance(add(cuda.to_device(x), x), cuda.DeviceArray)
+assert total(x).tolist() == [4, 4, 4]
+"""
+"""``numba``'s own decorators, with the GPU as their target."""
+
+ON_THE_CPU = """
+@vectorize(["float32(float32)"])
+def half(a):
+    return a / 2
+
+@guvectorize([(float32[:], float32[:])], "(n)->(n)", target="cpu")
+def twice(a, b):
+    b[:] = 2 * a
+
+assert (half(twice(x)) == x).all()
+"""
+
 
 class Programs:
     """Writes programs into a directory and runs them with a lease of one appliance."""
@@ -114,9 +147,13 @@ print(cuda.__name__, float64 is cuda.float64)
     assert programs.run(text) == "bitfusion.cuda True\n"
 
 
+def test_ufuncs(programs):
+    assert programs.run(UFUNCS + ON_THE_CPU) == ""
+
+
 def test_what_is_not_offered_says_so(programs):
     text = """
-for statement in ("import numba.cuda.cudadrv.driver", "from numba.cuda import vectorize", "from numba.cuda.random import nothing"):
+for statement in ("import numba.cuda.cudadrv.driver", "from numba.cuda import colours", "from numba.cuda.random import nothing"):
     try:
         exec(statement)
     except ImportError as error:
@@ -127,7 +164,7 @@ for statement in ("import numba.cuda.cudadrv.driver", "from numba.cuda import ve
         first
         == "ModuleNotFoundError numba.cuda.cudadrv is not offered on a leased GPU; docs/guide/cuda.md lists what is"
     )
-    assert second.startswith("ImportError cannot import name 'vectorize'")
+    assert second.startswith("ImportError cannot import name 'colours'")
     assert third.startswith("ImportError cannot import name 'nothing'")
 
 
@@ -164,6 +201,22 @@ def test_a_python_without_numba(programs, bare_python):
     missing = subprocess.run([bare_python, "-c", "import numba"], capture_output=True, text=True)
     assert "No module named 'numba'" in missing.stderr
     assert programs.run(ADD, python=bare_python) == "bitfusion.cuda\n"
+
+
+def test_ufuncs_without_numba(programs, bare_python):
+    text = (
+        UFUNCS
+        + """
+for make in (lambda: vectorize(["float32(float32)"]), lambda: guvectorize([], "(n)->(n)", target="parallel")):
+    try:
+        make()
+    except ImportError as error:
+        print(error)
+"""
+    )
+    first, second = programs.run(text, python=bare_python).splitlines()
+    assert first.startswith("numba.vectorize with target='cpu' needs Numba")
+    assert second.startswith("numba.guvectorize with target='parallel' needs Numba")
 
 
 def test_what_the_stand_in_offers(programs, bare_python):
@@ -302,6 +355,11 @@ def test_a_private_appliance_lives_as_long_as_the_program(programs, tmp_path):
     host, _, port = address.rpartition(":")
     with pytest.raises(ConnectionRefusedError), socket.create_connection((host, int(port))):
         pass
+
+
+def test_ufuncs_in_process(programs, tmp_path):
+    programs.options = ["-q", "--in-process", "-p", "0.25", "--state-dir", str(tmp_path / "state")]
+    assert programs.run(UFUNCS + ON_THE_CPU) == ""
 
 
 def test_in_process(programs, tmp_path):
