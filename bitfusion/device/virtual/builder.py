@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bitfusion.device.virtual.datatypes import BITS_OF_LLVM
 
-_SUFFIX = {"float": "f32", "double": "f64", "half": "f16", "<2 x half>": "v2f16"}
+_SUFFIX = {"float": "f32", "double": "f64", "half": "f16", "<2 x half>": "v2f16", "<2 x i16>": "v2i16"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ def _types() -> dict[str, Type]:
             types[f"{kind}{size * 8}"] = Type(f"{kind}{size * 8}", kind, size, integer, integer)
     for name, (size, llvm, storage) in _FLOATS.items():
         types[name] = Type(name, "f", size, llvm, storage)
+    for kind in "us":
+        types[f"{kind}16x2"] = Type(f"{kind}16x2", kind, 4, "<2 x i16>", "i32")
     return types
 
 
@@ -75,5 +77,6 @@ BITS_OF_LLVM: Final[Mapping[str, int]] = {
     "float": 32,
     "double": 64,
     "<2 x half>": 32,
+    "<2 x i16>": 32,
     "ptr": 64,
 }

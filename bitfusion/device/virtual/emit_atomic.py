@@ -6,18 +6,20 @@ to 6 times slower.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitfusion.device.virtual.address import alias_attributes, resolve, state_space
 from bitfusion.device.virtual.builder import Value
 from bitfusion.device.virtual.datatypes import TYPES, Type
 from bitfusion.device.virtual.emitter import Emitter
+from bitfusion.device.virtual.rounding import from_bf16, halves, to_bf16
 from bitfusion.device.virtual.syntax import Discard, Instruction, Operand, Vector
-from bitfusion.device.virtual.table import SCOPES, SPACES, Table
+from bitfusion.device.virtual.table import SCOPES, SPACES, Table, unsupported
 
 TABLE = Table()
 
-_TYPES = "b32 u32 s32 b64 u64 s64 f32 f64"
+_TYPES = "b16 b32 u32 s32 b64 u64 s64 b128 f16 f16x2 bf16 bf16x2 f32 f64"
 _ORDERS = "relaxed acquire release acq_rel"
 _OPERATIONS = {name: name for name in ("add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec")}
 _MODIFIERS = f"{' '.join(_OPERATIONS)} {_ORDERS} {SCOPES} {SPACES} v2 v4 v8 noftz L2"
@@ -101,14 +103,20 @@ def _compare_and_swap(
         old = e.load(bits.llvm, access.pointer, access.attributes)
         e.store(e.select(e.icmp("eq", old, expected), new, old), access.pointer, access.attributes)
     else:
-        pair = f"{{{bits.llvm}, i1}}"
-        swapped = e.let(pair, f"cmpxchg {access.pointer}, {expected}, {new} {access.order} monotonic")
-        old = e.let(bits.llvm, f"extractvalue {swapped}, 0")
+        old, _swapped = _exchange_if_equal(e, access, expected, new)
     e.write(target, old)
+
+
+def _exchange_if_equal(e: Emitter, access: _Access, expected: Value, new: Value) -> tuple[Value, Value]:
+    """(what was there, whether it was as expected)"""
+    pair = e.let(f"{{{new.type}, i1}}", f"cmpxchg {access.pointer}, {expected}, {new} {access.order} monotonic")
+    return e.let(new.type, f"extractvalue {pair}, 0"), e.let("i1", f"extractvalue {pair}, 1")
 
 
 def _read_modify_write(e: Emitter, operation: str, datatype: Type, access: _Access, value: Value) -> Value:
     """The old value."""
+    if datatype.float and datatype.name not in ("f32", "f64"):
+        return _update_half(e, operation, datatype, access, value)
     if operation not in ("add", "min", "max"):
         value = e.bitcast(value, f"i{value.bits}")
     if not access.plain:
@@ -117,6 +125,47 @@ def _read_modify_write(e: Emitter, operation: str, datatype: Type, access: _Acce
     old = e.load(value.type, access.pointer, access.attributes)
     e.store(_combine(e, operation, datatype, old, value), access.pointer, access.attributes)
     return old
+
+
+def _update_half(e: Emitter, operation: str, datatype: Type, access: _Access, value: Value) -> Value:
+    """16-bit formats, single or packed: CPUs have no such atomic operation, so compare and swap until nobody was faster."""
+    cell = datatype.storage
+    if access.plain:
+        old = e.load(cell, access.pointer, access.attributes)
+        e.store(_combine_half(e, operation, datatype, old, value), access.pointer, access.attributes)
+        return old
+    seen = e.alloca(cell)
+    e.store(e.let(cell, f"load atomic {cell}, {access.pointer} monotonic, align {datatype.size}"), seen)
+    again, done = e.new_label("again"), e.new_label("swapped")
+    e.jump(again)
+    e.label(again)
+    old = e.load(cell, seen)
+    found, swapped = _exchange_if_equal(e, access, old, _combine_half(e, operation, datatype, old, value))
+    e.store(found, seen)
+    e.branch(swapped, done, again)
+    e.label(done)
+    return old
+
+
+def _combine_half(e: Emitter, operation: str, datatype: Type, old: Value, value: Value) -> Value:
+    """The bits of the new value."""
+    if operation not in _HALF_OPERATIONS:
+        raise unsupported(e.current)
+    if not datatype.name.startswith("bf16"):
+        result = _HALF_OPERATIONS[operation](e, e.bitcast(old, datatype.llvm), e.bitcast(value, datatype.llvm))
+        return e.bitcast(result, datatype.storage)
+    pairs = [(old, value)] if datatype.size == 2 else zip(halves(e, old), halves(e, value), strict=True)
+    parts = [
+        to_bf16(e, _HALF_OPERATIONS[operation](e, from_bf16(e, left), from_bf16(e, right))) for left, right in pairs
+    ]
+    return e.pack(parts) if len(parts) > 1 else parts[0]
+
+
+_HALF_OPERATIONS: dict[str, Callable[[Emitter, Value, Value], Value]] = {
+    "add": lambda e, left, right: e.op("fadd", left, right),
+    "min": lambda e, left, right: e.intrinsic("minimumnum", left, right),
+    "max": lambda e, left, right: e.intrinsic("maximumnum", left, right),
+}
 
 
 def _rmw_name(operation: str, datatype: Type) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bitfusion.device.virtual.builder import Value, constant
 from bitfusion.device.virtual.datatypes import B32, U32
 from bitfusion.device.virtual.emitter import Emitter
-from bitfusion.device.virtual.syntax import Immediate, Instruction
+from bitfusion.device.virtual.syntax import Immediate, Instruction, Pair
 from bitfusion.device.virtual.table import BITS, INTEGERS, Table
 
 TABLE = Table()
@@ -37,9 +37,12 @@ def cnot(e: Emitter, i: Instruction) -> None:
     e.write(i.operands[0], e.zext(e.icmp("eq", value, 0), value.type))
 
 
-@TABLE.emits("lop3", types="b32", operands=5)
+@TABLE.emits("lop3", types="b32", modifiers="and or", operands=(5, 6))
 def lop3(e: Emitter, i: Instruction) -> None:
-    """Any function of three bits, given by its truth table: the sum of the products whose bit is set."""
+    """Any function of three bits, given by its truth table: the sum of the products whose bit is set.
+
+    ``lop3.or d|p, a, b, c, table, q``: p tells whether d is not 0, or q.
+    """
     inputs = [e.read(operand, B32) for operand in i.operands[1:4]]
     inverse = [e.invert(value) for value in inputs]
     table = i.operands[4]
@@ -50,7 +53,13 @@ def lop3(e: Emitter, i: Instruction) -> None:
         if table.value >> row & 1:
             a, b, c = (inputs[k] if row & 4 >> k else inverse[k] for k in range(3))
             result = e.op("or", result, e.op("and", e.op("and", a, b), c))
-    e.write(i.operands[0], result)
+    target = i.operands[0]
+    if len(i.operands) == 6:
+        if not isinstance(target, Pair):
+            raise e.invalid("needs a predicate to write")
+        operation = i.require({"and": "and", "or": "or"})
+        e.write(target.second, e.op(operation, e.icmp("ne", result, 0), e.read_pred(i.operands[5])))
+    e.write(target, result)
 
 
 @TABLE.emits("shl", types=BITS, operands=3)
@@ -122,6 +131,31 @@ def leading_zeros(e: Emitter, value: Value) -> Value:
 @TABLE.emits("clz", types="b32 b64", operands=2)
 def clz(e: Emitter, i: Instruction) -> None:
     e.write(i.operands[0], leading_zeros(e, e.read(i.operands[1], i.type)))
+
+
+@TABLE.emits("fns", types="b32", operands=4)
+def fns(e: Emitter, i: Instruction) -> None:
+    """Position of the n-th set bit from ``base`` on, downwards if n is negative; all ones if there is none.
+
+    With n = 0 it is ``base`` itself, if that bit is set (PTX ISA, 9.7.1.22).
+    """
+    mask, base, offset = (e.read(operand, B32) for operand in i.operands[1:])
+    down = e.icmp("slt", offset, 0)
+    mask = e.select(down, e.intrinsic("bitreverse", mask), mask)
+    base = e.op("and", e.select(down, e.op("sub", constant("i32", 31), base), base), 31)
+    count = e.intrinsic("umax", e.select(down, e.op("sub", constant("i32", 0), offset), offset), 1)
+    mask = e.op("lshr", mask, base)
+    mask = e.select(e.icmp("eq", offset, 0), e.op("and", mask, 1), mask)
+    found = e.icmp("ule", count, e.intrinsic("ctpop", mask))
+    position = base
+    for width in (16, 8, 4, 2, 1):  # where the bit is not in the lower half, it is in the upper
+        below = e.intrinsic("ctpop", e.op("and", mask, (1 << width) - 1))
+        above = e.icmp("ugt", count, below)
+        count = e.select(above, e.op("sub", count, below), count)
+        mask = e.select(above, e.op("lshr", mask, width), mask)
+        position = e.select(above, e.op("add", position, width), position)
+    position = e.select(down, e.op("sub", constant("i32", 31), position), position)
+    e.write(i.operands[0], e.select(found, position, -1))
 
 
 @TABLE.emits("bfind", types="u32 s32 u64 s64", modifiers="shiftamt", operands=2)

@@ -8,7 +8,7 @@ from bitfusion.device.virtual.emit_float import flush
 from bitfusion.device.virtual.emitter import Emitter
 from bitfusion.device.virtual.rounding import from_bf16, from_f16, halves
 from bitfusion.device.virtual.syntax import Instruction, Pair
-from bitfusion.device.virtual.table import BITS, INTEGERS, Table, unsupported
+from bitfusion.device.virtual.table import BITS, INTEGERS, Table
 
 TABLE = Table()
 
@@ -45,7 +45,9 @@ def _compare(e: Emitter, i: Instruction, datatype: Type) -> Value:
 
 def _compare_packed(e: Emitter, i: Instruction, datatype: Type) -> list[Value]:
     widen = from_f16 if datatype.name == "f16x2" else from_bf16
-    pairs = zip(halves(e, e.read(i.operands[1], B32)), halves(e, e.read(i.operands[2], B32)), strict=True)
+    pairs = list(zip(*[halves(e, e.read(operand, B32)) for operand in i.operands[1:3]], strict=True))
+    if datatype.name == "f16x2":
+        pairs = [(flush(e, i, e.bitcast(left, "half")), flush(e, i, e.bitcast(right, "half"))) for left, right in pairs]
     return [e.fcmp(i.require(_FLOAT), widen(e, left), widen(e, right)) for left, right in pairs]
 
 
@@ -64,11 +66,11 @@ def setp(e: Emitter, i: Instruction) -> None:
     """``p|q``: q gets the opposite comparison, or that of the upper half for packed types."""
     target = i.operands[0]
     if i.type.name in ("f16x2", "bf16x2"):
-        if not isinstance(target, Pair) or len(i.operands) != 3:
-            raise unsupported(i)
+        if not isinstance(target, Pair):
+            raise e.invalid("needs two destinations")
         low, high = _compare_packed(e, i, i.type)
-        e.write(target.first, low)
-        e.write(target.second, high)
+        e.write(target.second, _combine(e, i, high))
+        e.write(target.first, _combine(e, i, low))
         return
     result = _compare(e, i, i.type)
     if isinstance(target, Pair):
@@ -84,7 +86,8 @@ def set_(e: Emitter, i: Instruction) -> None:
     target, source = i.types
     if source.name in ("f16x2", "bf16x2"):
         yes = _TRUE_BITS.get(target.name, -1)
-        flags = [e.select(result, constant("i16", yes), 0) for result in _compare_packed(e, i, source)]
+        results = [_combine(e, i, result) for result in _compare_packed(e, i, source)]
+        flags = [e.select(result, constant("i16", yes), 0) for result in results]
         e.write(i.operands[0], e.pack(flags))
         return
     result = _combine(e, i, _compare(e, i, source))
@@ -110,7 +113,7 @@ def slct(e: Emitter, i: Instruction) -> None:
     datatype, selector_type = i.types
     selector = e.read(i.operands[3], selector_type)
     if selector_type.name == "f32":
-        condition = e.fcmp("oge", selector, "0.0")
+        condition = e.fcmp("oge", flush(e, i, selector), "0.0")
     else:
         condition = e.icmp("sge", selector, 0)
     yes, no = e.read(i.operands[1], datatype), e.read(i.operands[2], datatype)

@@ -12,7 +12,7 @@ from bitfusion.device.virtual.datatypes import B32, TYPES, U32, Type
 from bitfusion.device.virtual.effects import CARRY
 from bitfusion.device.virtual.emitter import Emitter
 from bitfusion.device.virtual.syntax import Immediate, Instruction, Operand
-from bitfusion.device.virtual.table import FLOATS, INTEGERS, ROUNDINGS, Table, unsupported
+from bitfusion.device.virtual.table import FLOATS, INTEGERS, PACKED, ROUNDINGS, Table, unsupported
 
 TABLE = Table()
 
@@ -22,7 +22,7 @@ def letter(datatype: Type) -> str:
     return "s" if datatype.signed else "u"
 
 
-@TABLE.emits("add sub", types=f"{INTEGERS} {FLOATS}", modifiers=f"{ROUNDINGS} ftz sat cc", operands=3)
+@TABLE.emits("add sub", types=f"{INTEGERS} {PACKED} {FLOATS}", modifiers=f"{ROUNDINGS} ftz sat cc", operands=3)
 def add_sub(e: Emitter, i: Instruction) -> None:
     datatype = i.type
     if datatype.float:
@@ -33,6 +33,8 @@ def add_sub(e: Emitter, i: Instruction) -> None:
         result = e.intrinsic(f"{letter(datatype)}{i.opcode}.sat", left, right)
     else:
         result = e.op(i.opcode, left, right)
+    if i.has("cc") and datatype.llvm not in ("i32", "i64"):
+        raise unsupported(i)
     if i.has("cc"):  # for sub the flag means "no borrow"
         carry = e.icmp("ult", result, left) if i.opcode == "add" else e.icmp("uge", left, right)
         e.registers.set(CARRY, carry)
@@ -184,7 +186,7 @@ def negate(e: Emitter, i: Instruction) -> None:
     e.write(i.operands[0], e.op("sub", constant(value.type, 0), value), i.type)
 
 
-@TABLE.emits("min max", types=f"{INTEGERS} {FLOATS}", modifiers="ftz NaN relu xorsign abs", operands=(3, 4))
+@TABLE.emits("min max", types=f"{INTEGERS} {PACKED} {FLOATS}", modifiers="ftz NaN relu xorsign abs", operands=(3, 4))
 def min_max(e: Emitter, i: Instruction) -> None:
     if i.type.float:
         emit_float.min_max(e, i)
@@ -192,7 +194,7 @@ def min_max(e: Emitter, i: Instruction) -> None:
     left, right = (e.read(operand, i.type) for operand in i.operands[1:3])
     result = e.intrinsic(f"{letter(i.type)}{i.opcode}", left, right)
     if i.has("relu"):
-        result = e.intrinsic("smax", result, 0)
+        result = e.intrinsic("smax", result, constant(result.type, "zeroinitializer"))
     e.write(i.operands[0], result, i.type)
 
 

@@ -7,7 +7,7 @@ from bitfusion.device.virtual.builder import FALSE, Value, constant
 from bitfusion.device.virtual.datatypes import B32, B64, TYPES, Type
 from bitfusion.device.virtual.emitter import SHARED, Emitter
 from bitfusion.device.virtual.metadata import ALIAS
-from bitfusion.device.virtual.syntax import Discard, Immediate, Instruction, Operand, Register, Vector
+from bitfusion.device.virtual.syntax import Immediate, Instruction, Negated, Operand, Register, Vector
 from bitfusion.device.virtual.table import BITS, EVERYTHING, INTEGERS, SCOPES, SPACES, Table, unsupported
 
 TABLE = Table()
@@ -133,14 +133,25 @@ _HINTS = "prefetch prefetchu discard applypriority pmevent griddepcontrol setmax
 @TABLE.emits(
     _HINTS,
     types="u32",
-    modifiers="global local L1 L2 tensormap param generic const mask wait launch_dependents inc dec sync aligned",
+    modifiers="global local L1 L2 param generic const mask wait launch_dependents inc dec sync aligned",
     operands=(0, 2),
 )
 def hint(e: Emitter, i: Instruction) -> None:
     """Advice about caches and scheduling: nothing to do."""
 
 
-@TABLE.emits("createpolicy", types="b64", modifiers="fractional L2 cvt", operands=(1, 5))
+@TABLE.emits("mapa", types="u32 u64", modifiers="shared", operands=3)
+def mapa(e: Emitter, i: Instruction) -> None:
+    """An address in the shared memory of another block of the cluster: every block is a cluster of its own."""
+    e.write(i.operands[0], e.read(i.operands[1], i.type))
+
+
+@TABLE.emits("getctarank", types="u32 u64", modifiers="shared", operands=2)
+def getctarank(e: Emitter, i: Instruction) -> None:
+    e.write(i.operands[0], constant("i32", 0))
+
+
+@TABLE.emits("createpolicy", types="b64", modifiers="fractional range global L2 cvt", operands=(1, 5))
 def createpolicy(e: Emitter, i: Instruction) -> None:
     """Cache policies are ignored by the accesses that take one."""
     e.write(i.operands[0], constant("i64", 0))
@@ -156,15 +167,24 @@ def cp_async(e: Emitter, i: Instruction) -> None:
     size = i.operands[2].value
     target = resolve(e, i.operands[0], "shared", size)
     source = resolve(e, i.operands[1], "global", size)
-    given = i.operands[3] if len(i.operands) > 3 and not i.has("L2") else Discard()
-    if isinstance(given, Register) and e.registers.storage(given.name) == "i1":
-        raise unsupported(i, "ignore-src")
+    operands = i.operands[3:-1] if i.has("L2::cache_hint") else i.operands[3:]
+    used = _bytes_used(e, operands[0], size) if operands else None
     for offset in range(0, size, 4):
         value = e.load("i32", e.offset(source, offset), f", align 4{ALIAS['global']}")
-        if not isinstance(given, Discard):  # bytes beyond src-size read as zeros
-            value = _masked(e, value, offset, e.read(given, B32))
+        if used is not None:
+            value = _cut(e, value, offset, used)
         e.store(value, e.offset(target, offset), f", align 4{ALIAS['shared']}")
 
 
-def _masked(e: Emitter, value: Value, offset: int, limit: Value) -> Value:
-    return e.select(e.icmp("ult", constant("i32", offset), limit), value, 0)
+def _bytes_used(e: Emitter, operand: Operand, size: int) -> Value:
+    """Bytes that are copied; the rest reads as zeros. A predicate (ignore-src) means none or all."""
+    if isinstance(operand, Negated) or (isinstance(operand, Register) and e.registers.storage(operand.name) == "i1"):
+        return e.select(e.read_pred(operand), 0, constant("i32", size))
+    return e.intrinsic("umin", e.read(operand, B32), size)
+
+
+def _cut(e: Emitter, value: Value, offset: int, used: Value) -> Value:
+    """The bytes of a word at ``offset`` that lie below ``used``."""
+    bits = e.op("shl", e.clamp(e.op("sub", used, offset), 0, 4), 3)
+    ones = e.op("sub", e.op("shl", constant("i64", 1), e.zext(bits, "i64")), 1)
+    return e.op("and", value, e.trunc(ones, "i32"))

@@ -25,7 +25,7 @@ _EXPONENTIAL = ("exp", "exp2", "exp10", "log", "log2", "log10", "pow", "ldexp")
 _ARITHMETIC = ("sqrt", "fma", "fmod", "fmin", "fmax")
 
 SYSTEM_FUNCTIONS: Final = frozenset(
-    {"memcpy", "memmove", "memset", "bzero", "sem_post", "sem_wait"}
+    {"memcpy", "memmove", "memset", "bzero", "sem_post", "sem_wait", "clock_gettime"}
     | {name + suffix for name in _ROUNDING + _TRIGONOMETRY + _EXPONENTIAL + _ARITHMETIC for suffix in ("", "f")}
 )
 """What LLVM makes of an instruction the CPU lacks; no other function of the process can be called from a PTX text."""

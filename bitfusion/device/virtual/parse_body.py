@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from bitfusion.device.virtual.datatypes import PRED, TYPES
@@ -31,6 +32,7 @@ REGISTER_COUNT_MAX = 1 << 18
 
 SCOPE_DEPTH_MAX = 64
 
+_NUMBERED = re.compile(r"envreg\d+|pm\d(_64)?")
 _COMPONENTS = "xyzw"
 _COLOURS = {"r": "x", "g": "y", "b": "z", "a": "w"}
 _TABLES = (".callprototype", ".branchtargets", ".calltargets")
@@ -67,6 +69,7 @@ _SPECIAL_REGISTERS = frozenset(
         "cluster_nctaid",
         "cluster_ctarank",
         "cluster_nctarank",
+        "current_graph_exec",
         "is_explicit_cluster",
         "reserved_smem_offset_begin",
         "reserved_smem_offset_end",
@@ -80,7 +83,7 @@ def is_special_register(token: str) -> bool:
     name = token[1:].partition(".")[0]
     if name in _SPECIAL_REGISTERS or name.startswith("reserved_smem"):
         return True
-    return name.startswith(("envreg", "pm")) and name.removeprefix("envreg").removeprefix("pm").isdigit()
+    return bool(_NUMBERED.fullmatch(name))
 
 
 class BodyParser:

@@ -57,7 +57,7 @@ _PLAIN = frozenset(
         "abs",
     ]
 )
-_PACKED = frozenset({"f16x2", "bf16x2"})
+_PACKED = frozenset({"f16x2", "bf16x2", "u16x2", "s16x2"})
 _SAME_IN_ROW = frozenset({"ntid", "ctaid", "nctaid"})
 
 Chains = Mapping[str, tuple[Instruction, ...]]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _ZERO: Final = constant("i32", 0)
 _ONE: Final = constant("i32", 1)
+_CLOCK_REALTIME: Final = 0  # time.h
 
 
 def special_register(e: Emitter, name: str) -> Value:
@@ -23,7 +24,7 @@ def special_register(e: Emitter, name: str) -> Value:
         return _ZERO if component == "w" else _VECTORS[base](e, component)
     if base in _SCALARS:
         return _SCALARS[base](e)
-    if base.startswith(("envreg", "pm", "reserved_smem")):
+    if base.startswith(("envreg", "pm", "reserved_smem", "current_graph_exec")):
         return _ZERO
     raise e.invalid(f"unknown special register %{name}")
 
@@ -79,6 +80,14 @@ def _cycles(e: Emitter) -> Value:
     return e.call_foreign("declare i64 @llvm.readcyclecounter()", "i64")
 
 
+def _nanoseconds(e: Emitter) -> Value:
+    """%globaltimer (PTX ISA, 10.26): nanoseconds since 1970, from the system's clock."""
+    time = e.alloca("[2 x i64]")
+    e.call_foreign("declare i32 @clock_gettime(i32, ptr)", "i32", f"i32 {_CLOCK_REALTIME}, {time}")
+    seconds, rest = e.load("i64", time), e.load("i64", e.offset(time, 8))
+    return e.op("add", e.op("mul", seconds, 1_000_000_000), rest)
+
+
 def _cycles_high(e: Emitter) -> Value:
     return e.field(_cycles(e), 32, "i32")
 
@@ -103,9 +112,9 @@ _SCALARS: Final[dict[str, Callable[[Emitter], Value]]] = {
     "clock": _cycles,
     "clock64": _cycles,
     "clock_hi": _cycles_high,
-    "globaltimer": _cycles,
-    "globaltimer_lo": _cycles,
-    "globaltimer_hi": _cycles_high,
+    "globaltimer": _nanoseconds,
+    "globaltimer_lo": lambda e: e.trunc(_nanoseconds(e), "i32"),
+    "globaltimer_hi": lambda e: e.field(_nanoseconds(e), 32, "i32"),
     "dynamic_smem_size": lambda e: e.launch_field("DYNAMIC_SIZE", "i32"),
     "total_smem_size": lambda e: e.launch_field("SHARED_SIZE", "i32"),
     "aggr_smem_size": lambda e: e.launch_field("SHARED_SIZE", "i32"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Emit: TypeAlias = "Callable[[Emitter, Instruction], None]"
 
 INTEGERS = "u16 s16 u32 s32 u64 s64"
+PACKED = "u16x2 s16x2"
 BITS = "b16 b32 b64"
 FLOATS = "f16 f16x2 bf16 bf16x2 f32 f64"
 EVERYTHING = f"{INTEGERS} {BITS} {FLOATS} b8 u8 s8 b128"
