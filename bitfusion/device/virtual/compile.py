@@ -198,7 +198,7 @@ class PTXModule:
             if not function and value.name not in self._offsets:
                 raise InvalidValueError(f"variable {variable.name} is initialised with the unknown name {value.name}")
             offset = self._offsets[variable.name] + index * variable.type.size
-            yield Relocation(offset, variable.type.size, value.name, value.offset, function)
+            yield Relocation(offset, variable.type.size, value.name, value.offset, function, value.shift)
 
 
 def _widely_aligned(variable: Declaration) -> Declaration:

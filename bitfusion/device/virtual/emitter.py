@@ -6,7 +6,6 @@ An ``Emitter`` writes one LLVM function. The ``emit_*`` modules translate instru
 
 from __future__ import annotations
 
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import ClassVar
 from bitfusion.device.virtual import metadata
 from bitfusion.device.virtual.builder import FALSE, TRUE, Builder, Value, constant
 from bitfusion.device.virtual.datatypes import BITS_OF_LLVM, TYPES, Type
+from bitfusion.device.virtual.float_bits import f32_bits, f64_bits, widened_bits
 from bitfusion.device.virtual.layout import BLOCK, FAULT, LAUNCH, RUNTIME_FUNCTIONS, CompileOptions
 from bitfusion.device.virtual.liveness import Liveness
 from bitfusion.device.virtual.metadata import Metadata
@@ -178,10 +178,9 @@ class Emitter(Builder, ABC):
     def _immediate(self, operand: Immediate, type_: str) -> Value:
         match type_:
             case "float":
-                return self._float_constant(_f32_bits(operand))
+                return self._float_constant(f32_bits(operand))
             case "double":
-                bits = _f64_bits(operand.value & 0xFFFFFFFF) if operand.kind == "f" else operand.value & (1 << 64) - 1
-                return constant("double", f"0x{bits:016X}")
+                return constant("double", f"0x{f64_bits(operand):016X}")
             case "half":
                 return constant("half", f"0xH{operand.value & 0xFFFF:04X}")
             case "<2 x half>":
@@ -196,7 +195,7 @@ class Emitter(Builder, ABC):
         """LLVM writes a float as the double of the same value, in which a NaN's payload would be lost."""
         if bits & 0x7F800000 == 0x7F800000 and bits & 0x7FFFFF:
             return self.let("float", f"bitcast i32 {bits} to float")
-        return constant("float", f"0x{_f64_bits(bits):016X}")
+        return constant("float", f"0x{widened_bits(bits):016X}")
 
     # symbols
     def variable(self, name: str) -> Declaration | None:
@@ -300,20 +299,3 @@ class Emitter(Builder, ABC):
     def _load_field(self, name: str, base: str, offset: int, type_: str, attributes: str = "") -> Value:
         pointer = self.define(f"{name}.p", "ptr", f"getelementptr i8, ptr %{base}, i64 {offset}")
         return self.define(name, type_, f"load {type_}, {pointer}{metadata.INVARIANT}{attributes}")
-
-
-def _f32_bits(operand: Immediate) -> int:
-    """Bit pattern of a constant as f32."""
-    if operand.kind != "d":
-        return operand.value & 0xFFFFFFFF
-    value = struct.unpack("<d", (operand.value & (1 << 64) - 1).to_bytes(8, "little"))[0]
-    try:
-        return int.from_bytes(struct.pack("<f", value), "little")
-    except OverflowError:
-        return 0xFF800000 if value < 0 else 0x7F800000
-
-
-def _f64_bits(bits: int) -> int:
-    """Bit pattern of an f32 as that of the f64 of the same value."""
-    value = struct.unpack("<f", bits.to_bytes(4, "little"))[0]
-    return int.from_bytes(struct.pack("<d", value), "little")

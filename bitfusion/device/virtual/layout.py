@@ -165,12 +165,15 @@ test.
 RUNTIME_FUNCTIONS: Final[Mapping[str, str]] = {
     "ptx_fault": "declare i64 @ptx_fault(i64, i64, i64, i64, i64, i64, i64)",
     "ptx_badaddr": "declare i64 @ptx_badaddr(i64, i64, i64, i64, i64, i64, i64, i64, i64)",
+    "ptx_badwindow": "declare i64 @ptx_badwindow(i64, i64, i64, i64, i64, i64, i64)",
     "ptx_range": "declare i64 @ptx_range(i64, i64, i64)",
 }
 """Functions of the run-time that machine code calls (all arguments and results i64).
 
 ``ptx_fault(block, code, address, x, y, z, line)`` notes a fault and sets ABORT. ``ptx_badaddr(block, address, size,
 generic, stack, x, y, z, line)`` is the slow path of the bounds check: it returns an address that may be used.
+``ptx_badwindow(block, address, size, x, y, z, line)`` notes what is wrong with an address outside of its window, shared or
+local memory, and returns 0.
 ``ptx_range(launch, start, end)`` is not 0 if all bytes of [start, end) are valid.
 """
 
@@ -181,8 +184,8 @@ class CompileOptions:
 
     bounds_check: bool = True
     """Check .global and generic accesses against live allocations, to the byte."""
-    shared_check: bool = False
-    """Check accesses to shared memory too (costs up to 2.3 x in kernels that live on it)."""
+    shared_check: bool = True
+    """Check accesses to shared memory too."""
     watchdog: bool = True
     """Test the abort flag on backward branches, so that an endless loop can be stopped."""
     flush_denormals: bool = False
@@ -225,6 +228,8 @@ class Relocation:
     symbol: str
     addend: int
     function: bool
+    shift: int = 0
+    """Bits of the address that are left out below."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class VirtualModule:
                 address = self._table.address(image.functions[item.symbol])
             else:
                 address = start + image.variables[item.symbol].offset + item.addend
-            ctypes.memmove(start + item.offset, address.to_bytes(8, "little"), item.size)
+            ctypes.memmove(start + item.offset, (address >> item.shift).to_bytes(8, "little"), item.size)
 
     def function(self, name: str, label: str | None = None) -> VirtualFunction:
         """The kernel ``name``, ``label`` to people, compiled now if it never was; InvalidValueError, UnsupportedError."""

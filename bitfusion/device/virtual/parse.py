@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bitfusion.device.virtual.parse_body import BodyParser
-from bitfusion.device.virtual.parse_declaration import parse_parameter, parse_variables
+from bitfusion.device.virtual.parse_declaration import VARIABLE_COUNT_MAX, parse_parameter, parse_variables
 from bitfusion.device.virtual.syntax import Declaration, Function, Module
-from bitfusion.device.virtual.tokens import Tokens
+from bitfusion.device.virtual.tokens import Tokens, syntax_error
 
 _LINKAGE = {".visible", ".extern", ".weak", ".common"}
 _SPACES = {".global", ".const", ".shared", ".local", ".param"}
@@ -23,6 +25,7 @@ class ModuleParser:
     def __init__(self, text: str) -> None:
         self.tokens = Tokens(text)
         self.result = Module()
+        self._aliases: dict[str, str] = {}
 
     def module(self) -> Module:
         while token := self.tokens.peek():
@@ -36,13 +39,31 @@ class ModuleParser:
                     self._list()
                 case ".section":
                     self._section()
-                case ".pragma" | ".alias":
+                case ".pragma":
                     self.tokens.skip_past(";")
+                case ".alias":
+                    self._alias()
                 case ";":
                     self.tokens.next()
                 case _:
                     self._declaration()
+        for name, target in self._aliases.items():
+            self._resolve_alias(name, target)
         return self.result
+
+    def _alias(self) -> None:
+        """``.alias name, function;`` (PTX ISA, 5.4.8): ``name`` is declared, ``function`` may be defined later."""
+        self.tokens.next()
+        name = self.tokens.name()
+        self.tokens.expect(",")
+        self._aliases[name] = self.tokens.name()
+        self.tokens.expect(";")
+
+    def _resolve_alias(self, name: str, target: str) -> None:
+        function = self.result.functions.get(target)
+        if function is None or function.body is None or function.entry:
+            raise syntax_error(0, f"alias {name} names no function: {target}")
+        self.result.functions[name] = replace(function, name=name)
 
     def _list(self) -> None:
         """A directive whose operands are separated by commas or stand side by side: .target a, b or .file 1 "name"."""
@@ -69,6 +90,8 @@ class ModuleParser:
             self._function()
         elif token in _SPACES:
             for variable in parse_variables(self.tokens, linkage):
+                if len(self.result.variables) >= VARIABLE_COUNT_MAX:
+                    self.tokens.fail("too many variables")
                 known = self.result.variables.get(variable.name)
                 if known is None or known.linkage == "extern":
                     self.result.variables[variable.name] = variable

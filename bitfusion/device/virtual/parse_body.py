@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from bitfusion.device.virtual.datatypes import PRED, TYPES
 from bitfusion.device.virtual.effects import CARRY
-from bitfusion.device.virtual.parse_declaration import parse_number, parse_offset, parse_variables
+from bitfusion.device.virtual.parse_constant import begins_constant, parse_constant, parse_offset
+from bitfusion.device.virtual.parse_declaration import VARIABLE_COUNT_MAX, parse_variables
 from bitfusion.device.virtual.syntax import (
     Address,
     Call,
@@ -27,8 +28,8 @@ from bitfusion.device.virtual.syntax import (
 )
 from bitfusion.device.virtual.tokens import Tokens
 
-REGISTER_COUNT_MAX = 1 << 18
-"""Registers of one function; the largest kernels known to us have some ten thousand."""
+REGISTER_COUNT_MAX = 1 << 20
+"""Registers of all functions of a module; the largest kernels known to us have some ten thousand."""
 
 SCOPE_DEPTH_MAX = 64
 
@@ -183,14 +184,16 @@ class BodyParser:
             self.tokens.fail("registers need a type")
         registers = self.function.registers
         while True:
-            for name in self._register_names():
+            names = self._register_names()
+            self.module.register_count += len(names) * vector_size
+            for name in names:
                 unique = self._declare(name)
                 if vector_size == 1:
                     registers[unique] = datatype
                 else:
                     self._vectors[unique] = vector_size
                     registers.update((f"{unique}.{component}", datatype) for component in _COMPONENTS[:vector_size])
-            if len(registers) > REGISTER_COUNT_MAX:
+            if self.module.register_count > REGISTER_COUNT_MAX:
                 self.tokens.fail("too many registers")
             if not self.tokens.accept(","):
                 break
@@ -208,9 +211,13 @@ class BodyParser:
 
     def _variables(self) -> None:
         for variable in parse_variables(self.tokens):
+            if len(self.function.variables) >= VARIABLE_COUNT_MAX:
+                self.tokens.fail("too many variables")
             if variable.space in ("local", "param"):
                 unique = self._declare(variable.name)
                 self.function.variables[unique] = replace(variable, name=unique)
+            elif len(self.module.variables) >= VARIABLE_COUNT_MAX:
+                self.tokens.fail("too many variables")
             else:  # one object per module, however often the function is inlined
                 unique = f"{self.function.name}::{variable.name}"
                 self._scopes[-1][variable.name] = unique
@@ -299,9 +306,23 @@ class BodyParser:
         if self.tokens.accept("["):
             return self._address()
         operand = self._vector() if self.tokens.peek() == "{" else self._operand()
+        if isinstance(operand, Register) and self.tokens.peek() in ("+", "-"):
+            return self._sum(operand)
         if self.tokens.accept("|"):
             return Pair(operand, self._operand())
         return operand
+
+    def _sum(self, register: Register) -> Register:
+        """``%r1 + 4`` as a value: an addition of its own in front of the instruction."""
+        line, datatype = self.tokens.line, self.function.registers[register.name]
+        if datatype.kind not in "bus" or datatype.size not in (2, 4, 8):
+            self.tokens.fail(f"a constant cannot be added to a .{datatype.name} register here")
+        total = Register(f"{register.name}+{len(self.body)}.{self._renamed}")
+        self._renamed += 1
+        self.function.registers[total.name] = datatype
+        operands = (total, register, Immediate(parse_offset(self.tokens)))
+        self.body.append(Instruction("add", (f"u{datatype.bits}",), operands, None, line))
+        return total
 
     def _address(self) -> Address:
         """``[base+offset]``, or ``[array, {x, y}]`` of the texture instructions as a vector"""
@@ -330,11 +351,11 @@ class BodyParser:
 
     def _operand(self) -> Operand:
         token = self.tokens.peek()
-        if token == "!":
+        if token == "!" and self.tokens.peek(1)[:1] not in "(0123456789":
             self.tokens.next()
             return Negated(self._register())
-        if token == "-" or token[:1].isdigit():
-            return parse_number(self.tokens)
+        if begins_constant(token):
+            return parse_constant(self.tokens)
         if token == "_":
             self.tokens.next()
             return Discard()

@@ -1,16 +1,23 @@
-"""PTX text -> syntax: variables, parameters, initialisers and constants (PTX ISA, sections 4.5, 5.1.6 and 5.4)."""
+"""PTX text -> syntax: variables and parameters (PTX ISA, sections 5.1.6 and 5.4)."""
 
 from __future__ import annotations
 
-import struct
+import math
 from collections.abc import Iterator
 
 from bitfusion.device.virtual.datatypes import TYPES, Type
-from bitfusion.device.virtual.syntax import Declaration, Immediate, Symbol
-from bitfusion.device.virtual.tokens import Tokens, parse_integer
+from bitfusion.device.virtual.parse_constant import parse_size
+from bitfusion.device.virtual.parse_initial import parse_initial
+from bitfusion.device.virtual.syntax import Declaration
+from bitfusion.device.virtual.tokens import Tokens
 
 VARIABLE_SIZE_MAX = 1 << 30
 """Bytes of one variable: far more than any kernel's tables, and no arithmetic on sizes can run away."""
+
+VARIABLE_COUNT_MAX = 1 << 16
+"""Variables of a module, and of a function: ``name<4096>`` declares many in a few characters."""
+
+DIMENSION_COUNT_MAX = 64
 
 _POINTER_HINTS = {"ptr", "global", "const", "shared", "local", "managed", "unified"}
 _HANDLES = {"texref", "surfref", "samplerref"}
@@ -24,15 +31,21 @@ def parse_variables(tokens: Tokens, linkage: str = "") -> Iterator[Declaration]:
         name = tokens.name()
         line_alignment = alignment or datatype.size * vector_size
         if tokens.accept("<"):
-            count = _bounded(tokens, 4096)
+            count = tokens.integer()
+            if not 0 <= count <= VARIABLE_COUNT_MAX:
+                tokens.fail("too many variables")
             tokens.expect(">")
             for index in range(count):
                 yield Declaration(space, datatype, f"{name}{index}", line_alignment, 1, vector_size, linkage)
         else:
-            count, initial = _dimensions(tokens), _initializer(tokens)
-            yield Declaration(
-                space, datatype, name, line_alignment, count or len(initial), vector_size, linkage, tuple(initial)
-            )
+            shape = _shape(tokens)
+            inner = [vector_size] if vector_size > 1 else []
+            initial = parse_initial(tokens, datatype, shape + inner)
+            row = math.prod(shape[1:]) * vector_size
+            count = math.prod(shape) or (-(-len(initial) // row) * row // vector_size if row else 0)
+            if len(initial) > count * vector_size:
+                tokens.fail(f"{len(initial)} initial values for {count * vector_size} elements")
+            yield Declaration(space, datatype, name, line_alignment, count, vector_size, linkage, tuple(initial))
         if not tokens.accept(","):
             break
     tokens.expect(";")
@@ -45,7 +58,8 @@ def parse_parameter(tokens: Tokens) -> Declaration:
         tokens.fail(f"expected .param or .reg, found {space!r}")
     alignment, datatype, vector_size = _attributes(tokens)
     name = tokens.name()
-    return Declaration(space, datatype, name, alignment or datatype.size, _dimensions(tokens), vector_size)
+    natural = datatype.size * vector_size
+    return Declaration(space, datatype, name, alignment or natural, math.prod(_shape(tokens)), vector_size)
 
 
 def _attributes(tokens: Tokens) -> tuple[int, Type, int]:
@@ -76,79 +90,16 @@ def _attributes(tokens: Tokens) -> tuple[int, Type, int]:
     return alignment, datatype, vector_size
 
 
-def _dimensions(tokens: Tokens) -> int:
-    """Elements of ``[n][m]``; 1 without brackets, 0 for ``[]``."""
+def _shape(tokens: Tokens) -> list[int]:
+    """``[n][m]``; an open dimension is 0."""
+    shape: list[int] = []
     count = 1
     while tokens.accept("["):
-        if tokens.accept("]"):
-            count = 0
-            continue
-        count *= _bounded(tokens, VARIABLE_SIZE_MAX)
+        if len(shape) >= DIMENSION_COUNT_MAX:
+            tokens.fail("too many dimensions")
+        shape.append(0 if tokens.peek() == "]" else parse_size(tokens, VARIABLE_SIZE_MAX))
+        count *= shape[-1] or 1
         if count > VARIABLE_SIZE_MAX // 16:
             tokens.fail(f"a variable of {count} elements is too large")
         tokens.expect("]")
-    return count
-
-
-def _bounded(tokens: Tokens, limit: int) -> int:
-    value = tokens.integer()
-    if not 0 <= value <= limit:
-        tokens.fail(f"{value} is not between 0 and {limit}")
-    return value
-
-
-def _initializer(tokens: Tokens) -> list[Immediate | Symbol]:
-    """``= 1`` or ``= {{1, 2}, {3, generic(name)+8}}`` (PTX ISA, 5.4.4); nesting does not matter for the bytes."""
-    values: list[Immediate | Symbol] = []
-    if not tokens.accept("="):
-        return values
-    depth = 0
-    while True:
-        if tokens.accept("{"):
-            depth += 1
-            continue
-        if tokens.peek() not in ("}", ","):
-            values.append(_initial_value(tokens))
-        while depth and tokens.accept("}"):
-            depth -= 1
-        if not depth:
-            return values
-        tokens.expect(",")
-
-
-def _initial_value(tokens: Tokens) -> Immediate | Symbol:
-    token = tokens.peek()
-    if token and (token[0].isdigit() or token == "-"):
-        return parse_number(tokens)
-    name = tokens.name()
-    if name == "generic" and tokens.accept("("):
-        name = tokens.name()
-        tokens.expect(")")
-    return Symbol(name, parse_offset(tokens))
-
-
-def parse_offset(tokens: Tokens) -> int:
-    """``+ 8 - 4`` behind a name: 4."""
-    offset = 0
-    while tokens.peek() in ("+", "-"):
-        sign = -1 if tokens.next() == "-" else 1
-        offset += sign * tokens.integer()
-    return offset
-
-
-def parse_number(tokens: Tokens) -> Immediate:
-    """An integer or floating-point constant (PTX ISA, 4.5): ``-1``, ``0f3F800000``, ``0d3FF0000000000000``, ``1.5``."""
-    negative = tokens.accept("-")
-    token = tokens.peek()
-    if token[:2] in ("0f", "0F") and len(token) == 10:
-        return Immediate(int(tokens.next()[2:], 16) ^ (negative << 31), "f")
-    if token[:2] in ("0d", "0D") and len(token) == 18:
-        return Immediate(int(tokens.next()[2:], 16) ^ (negative << 63), "d")
-    if "." in token and token[:1].isdigit():
-        decimal = float(tokens.next())
-        return Immediate(int.from_bytes(struct.pack("<d", -decimal if negative else decimal), "little"), "d")
-    value = parse_integer(token)
-    if value is None:
-        tokens.fail(f"expected a number, found {token!r}")
-    tokens.next()
-    return Immediate(-value if negative else value)
+    return shape

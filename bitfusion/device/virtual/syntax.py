@@ -44,10 +44,14 @@ class Immediate:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A variable, function, parameter or label, plus a constant."""
+    """A variable, function, parameter or label, plus a constant.
+
+    In initial values of bytes: the byte of that address from bit ``shift`` on.
+    """
 
     name: str
     offset: int = 0
+    shift: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,3 +199,5 @@ class Function:
 class Module:
     variables: dict[str, Declaration] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
+    register_count: int = 0
+    """Registers declared in all functions."""

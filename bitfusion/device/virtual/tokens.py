@@ -18,7 +18,7 @@ _TOKEN = re.compile(
     | 0[xX][0-9a-fA-F]+U? | 0[bB][01]+U? | \d+U?                          # integer
     | \.[A-Za-z_]\w*                                                      # directive
     | %?[A-Za-z_$][\w$]*(?:(?:\.|::)[\w$]+)*                              # identifier, opcode with modifiers
-    | [-+*/{}()\[\];:,<>=@!|&~]
+    | [-+*/%{}()\[\];:,<>=@!|&~^?]
     )
   | (.)
     """,
