@@ -1,7 +1,8 @@
 """Where the modules come from that only numba-cuda's tests need; it stands before the finder of ``bitfusion run``.
 
 The tests and their data are found in the wheel, ``numba.cuda.testing`` is ours, and a few modules of numba-cuda that have a twin in Numba
-itself are that twin. Whatever bitfusion offers itself is taken from there.
+itself are that twin. Whatever bitfusion offers itself is taken from there. For the rest, which is the inside of numba-cuda, there are
+modules whose names can be imported and not used, so that only those tests of a module fail that use them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
+from numba_harness import private
+
 TESTS = "numba.cuda.tests"
 SUPPORT = "numba.cuda.tests.support"
 
@@ -20,6 +23,8 @@ TWINS = {
     "numba.cuda.core": "numba.core",
     "numba.cuda.core.config": "numba.core.config",
     "numba.cuda.core.errors": "numba.core.errors",
+    "numba.cuda.misc": "numba.misc",
+    "numba.cuda.misc.special": "numba.misc.special",
     "numba.cuda.np": "numba.np",
     "numba.cuda.np.numpy_support": "numba.np.numpy_support",
     "numba.cuda.typing": "numba.core.typing",
@@ -27,6 +32,12 @@ TWINS = {
     "numba.cuda.utils": "numba.core.utils",
 }
 """Copies of Numba's own modules in numba-cuda, and the originals. Tests take exceptions, settings and types from them."""
+
+SETTINGS = ("CUDA_DEBUG_POLY", "CUDA_DEBUG_POLY_USE_TYPED_CONST", "CUDA_ENABLE_NRT", "CUDA_NRT_STATS")
+"""What numba-cuda's config has and Numba's has not."""
+
+ATTRIBUTES = ("cgutils", "compiler", "itanium_mangler", "launchconfig", "typing", "utils")
+"""Modules of the inside that tests take as attributes of ``numba.cuda``."""
 
 
 def wheel() -> Path:
@@ -64,27 +75,35 @@ class Harness:
             return ModuleSpec(name, Made(support))
         if name.startswith(TESTS + "."):
             return PathFinder.find_spec(name, path)
-        if name in TWINS and not is_offered(name):
-            return ModuleSpec(name, Made(twin))
+        if name.startswith("numba.cuda.") and not is_offered(name):
+            return ModuleSpec(name, Made(twin if name in TWINS else private.module))
         return None
 
 
 def is_offered(name: str) -> bool:
     """Whether bitfusion has the module itself."""
-    from bitfusion.cuda import SUBMODULES
+    from bitfusion.cuda import hooked
 
-    return name.removeprefix("numba.cuda.") in SUBMODULES
+    try:
+        hooked.module(name)
+    except ModuleNotFoundError:
+        return False
+    return True
 
 
 def numba_cuda(name: str) -> ModuleType:
-    """``bitfusion.cuda`` with the two names that say how numba-cuda was set up."""
+    """``bitfusion.cuda`` with what the tests take from numba-cuda's own: its settings, and modules of its inside."""
     from bitfusion.cuda import hooked
 
     module = hooked.module(name)
-    if not hasattr(module, "HAS_NUMBA"):
-        module.HAS_NUMBA = True
-    if not hasattr(module, "config"):
-        module.config = import_module("numba.core.config")
+    config = import_module("numba.core.config")
+    for setting in SETTINGS:
+        vars(config).setdefault(setting, 0)
+    more = {"HAS_NUMBA": True, "config": config}
+    more |= {inside: private.module(f"{name}.{inside}") for inside in ATTRIBUTES}
+    for attribute, value in more.items():
+        if not hasattr(module, attribute):
+            setattr(module, attribute, value)
     return module
 
 
@@ -100,13 +119,13 @@ def twin(name: str) -> ModuleType:
 
 
 def support(name: str) -> ModuleType:
-    """The tests' own ``support``, with stand-ins for what it imports of the compiler while it is loaded, and only then."""
-    from numba_harness import private
-
-    with private.stand_ins():
-        spec = PathFinder.find_spec(name, [str(wheel() / "tests")])
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    """The tests' own ``support``, which asks one thing of the compiler's inside when it is loaded: whether cffi is there."""
+    cffi = import_module("numba.cuda.typing.cffi_utils")
+    if not hasattr(cffi, "ffi"):
+        cffi.SUPPORTED = importlib.util.find_spec("cffi") is not None
+    spec = PathFinder.find_spec(name, [str(wheel() / "tests")])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
