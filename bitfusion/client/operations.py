@@ -145,6 +145,26 @@ def memory_info(core: Core) -> Operation[MemoryInfo]:
 
 def load_kernel(core: Core, source: bytes, signature: object, options: object) -> Operation[Kernel]:
     """Compile and load a captured kernel; its source is sent once. KernelCompileError, UnsupportedError."""
+    digest = _send_source(core, source)
+    number = core.next_number()
+    value = yield from call(core, Opcode.KERNEL_LOAD, 0, number, digest, signature, options)
+    return Kernel(core.own(Opcode.FUNCTION_UNLOAD, number), function_info(value))
+
+
+def compile_kernel(
+    core: Core, source: bytes, signature: object, options: object, wanted: object
+) -> Operation[tuple[bytes, Field]]:
+    """Compile captured source and return the code, and the tree of the type that it returns. KernelError."""
+    digest = _send_source(core, source)
+    match (yield from call(core, Opcode.KERNEL_COMPILE, 0, digest, signature, options, wanted)):
+        case (bytes(code), result):
+            return code, result
+        case other:
+            raise RemoteProtocolError(f"the server answered a compile with {other!r:.60}")
+
+
+def _send_source(core: Core, source: bytes) -> bytes:
+    """The hash by which a session knows a source; it is posted the first time."""
     source = _bytes(source, "a kernel's source")
     if not 0 < len(source) <= limits.SOURCE_SIZE_MAX:
         raise KernelSourceError(
@@ -155,9 +175,7 @@ def load_kernel(core: Core, source: bytes, signature: object, options: object) -
     if digest not in core.sources:
         core.session.post(Opcode.SOURCE, 0, digest, source)
         core.sources.add(digest)
-    number = core.next_number()
-    value = yield from call(core, Opcode.KERNEL_LOAD, 0, number, digest, signature, options)
-    return Kernel(core.own(Opcode.FUNCTION_UNLOAD, number), function_info(value))
+    return digest
 
 
 def load_module(core: Core, image: bytes | str) -> Operation[Owned]:

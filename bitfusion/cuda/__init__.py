@@ -15,6 +15,13 @@ from bitfusion.client.operations import MemoryInfo
 from bitfusion.cuda import command_line as _command_line
 from bitfusion.cuda import device_names as _device_names
 from bitfusion.cuda.arguments import In, InOut, Out
+from bitfusion.cuda.compiling import (
+    compile,
+    compile_all,
+    compile_for_current_device,
+    compile_ptx,
+    compile_ptx_for_current_device,
+)
 from bitfusion.cuda.current import close, use
 from bitfusion.cuda.decorators import jit
 from bitfusion.cuda.devices import (
@@ -28,6 +35,18 @@ from bitfusion.cuda.devices import (
     select_device,
 )
 from bitfusion.cuda.gufunc import guvectorize
+from bitfusion.cuda.linkable import (
+    LTOIR,
+    Archive,
+    Cubin,
+    CUSource,
+    Fatbin,
+    LinkableCode,
+    Object,
+    PTXSource,
+    declare_device,
+)
+from bitfusion.cuda.mapped import managed_array, mapped, mapped_array, mapped_array_like
 from bitfusion.cuda.memory import (
     as_cuda_array,
     defer_cleanup,
@@ -35,34 +54,53 @@ from bitfusion.cuda.memory import (
     device_array_like,
     from_cuda_array_interface,
     is_cuda_array,
-    managed_array,
-    mapped,
-    mapped_array,
-    mapped_array_like,
     pinned,
     pinned_array,
     pinned_array_like,
     to_device,
 )
 from bitfusion.cuda.reduction import Reduce
-from bitfusion.cuda.streams import default_stream, event, event_elapsed_time, stream, synchronize
+from bitfusion.cuda.streams import (
+    default_stream,
+    event,
+    event_elapsed_time,
+    external_stream,
+    legacy_default_stream,
+    per_thread_default_stream,
+    stream,
+    synchronize,
+)
 from bitfusion.cuda.ufunc import vectorize
 from bitfusion.kernels import types
 from bitfusion.kernels.types import NAMES as _TYPES
 
 __all__ = [
+    "LTOIR",
+    "Archive",
+    "CUSource",
+    "Cubin",
     "DeviceArray",
     "Event",
+    "Fatbin",
     "In",
     "InOut",
+    "LinkableCode",
     "MemoryInfo",
+    "Object",
     "Out",
+    "PTXSource",
     "Reduce",
     "Stream",
     "as_cuda_array",
     "close",
+    "compile",
+    "compile_all",
+    "compile_for_current_device",
+    "compile_ptx",
+    "compile_ptx_for_current_device",
     "cuda_error",
     "current_context",
+    "declare_device",
     "default_stream",
     "defer_cleanup",
     "detect",
@@ -70,6 +108,7 @@ __all__ = [
     "device_array_like",
     "event",
     "event_elapsed_time",
+    "external_stream",
     "from_cuda_array_interface",
     "get_current_device",
     "gpus",
@@ -77,11 +116,13 @@ __all__ = [
     "is_available",
     "is_cuda_array",
     "jit",
+    "legacy_default_stream",
     "list_devices",
     "managed_array",
     "mapped",
     "mapped_array",
     "mapped_array_like",
+    "per_thread_default_stream",
     "pinned",
     "pinned_array",
     "pinned_array_like",
@@ -105,7 +146,6 @@ SUBMODULES = frozenset({"cg", "fp16", "libdevice", "random", "types", "vectorize
 
 UNSUPPORTED = frozenset(
     [
-        *("Archive", "CUSource", "Cubin", "Fatbin", "LTOIR", "LinkableCode", "Object", "PTXSource", "declare_device"),
         *(
             "CudaSupportError",
             "HostOnlyCUDAMemoryManager",
@@ -115,8 +155,6 @@ UNSUPPORTED = frozenset(
             "runtime",
         ),
         *("cudadrv", "simulator"),
-        *("compile", "compile_all", "compile_for_current_device", "compile_ptx", "compile_ptx_for_current_device"),
-        *("external_stream", "legacy_default_stream", "per_thread_default_stream"),
         *("profile_start", "profile_stop", "profiling"),
     ]
 )

@@ -9,15 +9,17 @@ from typing import Any
 from bitfusion.cuda.declared import is_signature
 from bitfusion.cuda.declared import signature as as_signature
 from bitfusion.cuda.dispatcher import Dispatcher
+from bitfusion.cuda.linkable import links
+from bitfusion.cuda.options import check_carveout, compile_options
 from bitfusion.errors import KernelTypeError, UnsupportedError
+from bitfusion.kernels.program import Link
 from bitfusion.kernels.types import Signature, none
 
-ACCEPTED = frozenset({"cache", "forceinline", "inline", "launch_bounds", "lto", "nopython", "shared_memory_carveout"})
-"""Options of numba.cuda without a meaning of their own here: every kernel is cached on the appliance, the rest are hints."""
+ACCEPTED = frozenset({"cache", "lto", "nopython"})
+"""Options of numba.cuda without a meaning of their own here: the appliance caches every kernel, and links as it must."""
 
 REFUSED: Mapping[str, str] = {
-    "link": "a kernel cannot be linked with other code yet",
-    "extensions": "argument extensions would have to run on the appliance",
+    "extensions": "argument extensions would have to run on the appliance; convert the arguments before the launch",
     "boundscheck": "bounds are not checked by the kernel; the virtual GPU checks every access by itself",
     "argtypes": "give the signature as the first argument",
     "restype": "give the signature as the first argument",
@@ -29,46 +31,68 @@ REFUSED: Mapping[str, str] = {
 def jit(
     func_or_sig: Any = None,
     device: bool = False,
-    *,
+    inline: Any = "never",
+    forceinline: bool = False,
+    link: Any = (),
     debug: bool | None = None,
     opt: bool | int | None = None,
     lineinfo: bool = False,
+    cache: bool = False,
+    launch_bounds: Any = None,
+    *,
     fastmath: Any = False,
     max_registers: int | None = None,
+    shared_memory_carveout: Any = None,
     **options: Any,
 ) -> Any:
     """Make a kernel of a Python function, or with ``device`` a function that kernels call.
 
     As ``@jit``, ``@jit(...)``, ``@jit("void(float32[:])")``, ``@jit([signature, ...])``; signatures are text, ``void(float32[:])`` or
-    tuples of types. Nothing is compiled before the first launch. KernelTypeError for a wrong signature, UnsupportedError for an option that
-    cannot be.
+    tuples of types. A kernel with signatures is compiled for them here, which opens the session; others at their first launch.
+    KernelError; KernelTypeError for a wrong signature, UnsupportedError for an option that cannot be.
     """
     _check(options)
-    chosen = {"debug": debug, "opt": opt, "lineinfo": lineinfo or None, "max_registers": max_registers}
-    compiled = {name: value for name, value in chosen.items() if value is not None}
-    if fastmath:
-        compiled["fastmath"] = True
-    if is_signature(func_or_sig):
-        declared = [as_signature(func_or_sig)]
-    elif isinstance(func_or_sig, list):
-        declared = [as_signature(item) for item in func_or_sig]
-    else:
-        make = functools.partial(_make, options=compiled, declared=(), device=device)
-        return make if func_or_sig is None else make(func_or_sig)
-    return functools.partial(_make, options=compiled, declared=declared, device=device)
+    check_carveout(shared_memory_carveout)
+    if device and link:
+        raise ValueError("link keyword invalid for device function")
+    chosen = compile_options(
+        debug=debug,
+        opt=opt,
+        lineinfo=lineinfo,
+        fastmath=fastmath,
+        max_registers=max_registers,
+        launch_bounds=launch_bounds,
+        inline=inline,
+        forceinline=forceinline,
+    )
+    declared = _signatures(func_or_sig)
+    make = functools.partial(_make, options=chosen, declared=declared or (), device=device, code=links(link))
+    return make if declared is not None or func_or_sig is None else make(func_or_sig)
 
 
-def _make(function: Callable[..., Any], *, options: dict[str, Any], declared: Any, device: bool) -> Dispatcher:
+def _signatures(given: Any) -> list[Signature] | None:
+    """What is declared, None where the first argument is no signature."""
+    if is_signature(given):
+        return [as_signature(given)]
+    return [as_signature(item) for item in given] if isinstance(given, list) else None
+
+
+def _make(
+    function: Callable[..., Any], *, options: dict[str, Any], declared: Any, device: bool, code: tuple[Link, ...]
+) -> Dispatcher:
     if isinstance(function, Dispatcher):
         function = function.py_func
     if not hasattr(function, "__code__"):
         raise KernelTypeError(f"a kernel is made of a Python function, not of {function!r}")
-    if not device:
-        for signature in declared:
-            if signature.return_type is not none:
-                raise KernelTypeError(f"a kernel returns nothing, but its signature is {signature}")
-        declared = [Signature(none, *signature.args) for signature in declared]
-    return Dispatcher(function, options, declared, device=device)
+    if device:
+        return Dispatcher(function, options, declared, device=True)
+    for signature in declared:
+        if signature.return_type is not none:
+            raise KernelTypeError(f"CUDA kernel must have void return type, but its signature is {signature}")
+    made = Dispatcher(function, options, declared, device=False, links=code)
+    for signature in declared:
+        made.compile(signature)
+    return made
 
 
 def _check(options: Mapping[str, Any]) -> None:

@@ -21,13 +21,15 @@ from bitfusion.client.array import DeviceArray
 from bitfusion.client.base import dim3
 from bitfusion.client.client import Client
 from bitfusion.cuda import arguments, current
-from bitfusion.cuda.not_offered import NotOffered
-from bitfusion.cuda.specialization import Specialization
-from bitfusion.errors import InvalidValueError, KernelTypeError, LaunchError, UnsupportedError
+from bitfusion.cuda.declared import signature as as_signature
+from bitfusion.cuda.inspection import Inspection, Overloads
+from bitfusion.cuda.specialization import DeviceFunction, Specialization
+from bitfusion.errors import InvalidValueError, KernelTypeError, LaunchError
 from bitfusion.kernels.overloads import best_first
 from bitfusion.kernels.packing import Packer
+from bitfusion.kernels.program import Link
 from bitfusion.kernels.types import Signature, Type, int64, none, typeof
-from bitfusion.types import Dim3, FunctionInfo
+from bitfusion.types import Dim3
 from bitfusion.wire.operations import CONFIG, Opcode
 
 Key: TypeAlias = tuple[object, ...]
@@ -40,6 +42,10 @@ SHARED_SIZE_MAX = 2**32 - 1
 
 THREADS_DEFAULT = 256
 """Threads per block that ``forall`` chooses: divides every GPU's threads per multiprocessor, and leaves room for registers."""
+
+
+class UnconfiguredError(LaunchError, ValueError):
+    """A kernel that was called like a function. Also a ``ValueError``, as in Numba."""
 
 
 class Launch:
@@ -91,7 +97,7 @@ class Launch:
             session.post(Opcode.LAUNCH, number, found.number, self.config, data)
 
 
-class Dispatcher:
+class Dispatcher(Inspection):
     """A kernel, or a device function. ``py_func`` is the Python function, ``options`` what the compiler is told.
 
     ``signatures_declared`` are those given to ``jit``: with one, arguments are converted to it; with several, the closest that fits
@@ -99,7 +105,13 @@ class Dispatcher:
     """
 
     def __init__(
-        self, py_func: Callable[..., Any], options: dict[str, Any], declared: Sequence[Signature], *, device: bool
+        self,
+        py_func: Callable[..., Any],
+        options: dict[str, Any],
+        declared: Sequence[Signature],
+        *,
+        device: bool,
+        links: tuple[Link, ...] = (),
     ) -> None:
         functools.update_wrapper(self, py_func)
         self.__qualname__ = py_func.__qualname__  # the wrapper sets it, which a type checker does not see
@@ -107,6 +119,12 @@ class Dispatcher:
         self.options = options
         self.declared = tuple(declared)
         self.device = device
+        self.links = links
+        self.specializations: dict[Signature, Dispatcher] = {}
+        """What ``specialize`` has made."""
+        self._can_compile = True
+        self._compiled_device: weakref.WeakKeyDictionary[Client, dict[tuple[Type, ...], DeviceFunction]]
+        self._compiled_device = weakref.WeakKeyDictionary()
         self.quick: tuple[Client | None, dict[Key, Specialization]] = (None, {})
         """The quick way: a session and its specialisations by key, in one so that threads never see a half of each."""
         self._made: dict[Client, dict[Signature, Specialization]] = {}
@@ -166,7 +184,9 @@ class Dispatcher:
         """LaunchError: kernels are launched, and device functions are called by kernels."""
         if self.device:
             raise LaunchError(f"{self.__qualname__} is a device function: kernels call it, the host cannot")
-        raise LaunchError(f"say how to launch the kernel: {self.__qualname__}[grid, block](...)")
+        raise UnconfiguredError(
+            f"Kernel launch configuration was not specified. Say how to launch the kernel: {self.__qualname__}[grid, block](...)"
+        )
 
     # launching
 
@@ -179,6 +199,8 @@ class Dispatcher:
         data = self._pack(found, ready)
         found.check(launch.config, launch.grid, launch.block, launch.sharedmem)
         client.run(operations.post(client.core, Opcode.LAUNCH, stream, found.number, launch.config, data))
+        if self._waits:
+            found.wait(launch.stream)
         arguments.copy_back(client, back, launch.stream)
 
     def _pack(self, found: Specialization, values: list[Any]) -> bytes:
@@ -199,9 +221,14 @@ class Dispatcher:
                 if self.declared
                 else self._made_for(client, Signature(none, *given))
             )
-            if all(map(_known_by_class, values, given)):
+            if not self._waits and all(map(_known_by_class, values, given)):
                 self.quick[1][_key(values)] = found
             return found
+
+    @property
+    def _waits(self) -> bool:
+        """Whether launches wait for their end, to raise what the kernel raised."""
+        return bool(self.options.get("debug"))
 
     def _check_count(self, count: int) -> None:
         expected = self.py_func.__code__.co_argcount
@@ -227,20 +254,38 @@ class Dispatcher:
 
     # compiling
 
-    def compile(self, signature: Any) -> Specialization:
+    def compile(self, signature: Any) -> Any:
         """Compile for a signature, unless that has been done in this session. KernelError."""
-        from bitfusion.cuda.declared import signature as as_signature
-
+        wanted = as_signature(signature)
         if self.device:
-            raise UnsupportedError("a device function is compiled with the kernels that call it", feature="compile")
-        return self._made_for(current.current(), as_signature(signature))
+            return self.compile_device(wanted.args, wanted.return_type)
+        if wanted.return_type is not none:
+            raise KernelTypeError(f"a kernel returns nothing, but its signature is {wanted}")
+        return self._made_for(current.current(), wanted)
+
+    def compile_device(self, args: Any, return_type: Any = None) -> DeviceFunction:
+        """A device function for argument types, as code to look at. KernelError."""
+        client, wanted = current.current(), Signature(none if return_type is None else return_type, *args)
+        with self._lock:
+            made = self._compiled_device.setdefault(client, {})
+            if wanted.args not in made:
+                made[wanted.args] = DeviceFunction(self.py_func, wanted, self.options)
+            return made[wanted.args]
+
+    def disable_compile(self, val: bool = True) -> None:
+        """Take no other argument types than those compiled so far; False takes all again."""
+        self._can_compile = not val
 
     def _made_for(self, client: Client, wanted: Signature) -> Specialization:
         """The specialisation in this session, whichever another thread makes the current one meanwhile."""
         with self._lock:
             made = self._of(client)
             if wanted not in made:
-                made[wanted] = Specialization(client, self.py_func, wanted, self.options)
+                if not self._can_compile:
+                    raise KernelTypeError(
+                        f"{self.__qualname__} is not compiled for {wanted}, and compiling is disabled"
+                    )
+                made[wanted] = Specialization(client, self.py_func, wanted, self.options, self.links)
             return made[wanted]
 
     def _of(self, client: Client) -> dict[Signature, Specialization]:
@@ -253,60 +298,39 @@ class Dispatcher:
 
     def specialize(self, *values: Any) -> Dispatcher:
         """A dispatcher for the types of these arguments only; others are converted to them, or refused."""
+        if self.specialized:
+            raise RuntimeError("Dispatcher already specialized")
         ready, _ = arguments.on_device(current.current(), values, 0)
-        made = Dispatcher(self.py_func, self.options, [Signature(none, *map(typeof, ready))], device=False)
-        made.compile(made.declared[0])
+        wanted = Signature(none, *map(typeof, ready))
+        if wanted not in self.specializations:
+            self.specializations[wanted] = Dispatcher(
+                self.py_func, self.options, [wanted], device=False, links=self.links
+            )
+        made = self.specializations[wanted]
+        made.compile(wanted)
         return made
 
     # what there is
 
     @property
-    def specialized(self) -> bool:
-        """Whether there is one declared signature."""
-        return len(self.declared) == 1
-
-    @property
-    def overloads(self) -> dict[tuple[Type, ...], Specialization]:
+    def overloads(self) -> Overloads:
         """What has been compiled in the current session, by argument types."""
-        return {signature.args: found for signature, found in self._of(current.current()).items()}
+        client = current.current()
+        if self.device:
+            for signature in self.declared:
+                self.compile_device(signature.args, signature.return_type)
+            return Overloads(self._compiled_device.get(client, {}))
+        return Overloads({signature.args: found for signature, found in self._of(client).items()})
 
-    @property
-    def signatures(self) -> list[tuple[Type, ...]]:
-        """Argument types of what has been compiled, or declared."""
-        return list(dict.fromkeys([*(signature.args for signature in self.declared), *self.overloads]))
-
-    def get_regs_per_thread(self, signature: Any = None) -> Any:
-        """Registers of a thread: of one signature (a tuple of types), of the only one, or of all as a dict."""
-        return self._about(signature, lambda info: info.registers)
-
-    def get_shared_mem_per_block(self, signature: Any = None) -> Any:
-        """Bytes of static shared memory."""
-        return self._about(signature, lambda info: info.shared_size)
-
-    def get_const_mem_size(self, signature: Any = None) -> Any:
-        """Bytes of constant memory."""
-        return self._about(signature, lambda info: info.constant_size)
-
-    def get_local_mem_per_thread(self, signature: Any = None) -> Any:
-        """Bytes of local memory."""
-        return self._about(signature, lambda info: info.local_size)
-
-    def get_max_threads_per_block(self, signature: Any = None) -> Any:
-        """Threads that a block may have."""
-        return self._about(signature, lambda info: info.threads_max)
-
-    def _about(self, signature: Any, read: Callable[[FunctionInfo], int]) -> Any:
-        from bitfusion.cuda.declared import signature as as_signature
-
-        if signature is None and self.specialized:
-            signature = self.declared[0]
-        if signature is not None:
-            return read(self.compile(Signature(none, *as_signature(signature).args)).function.info)
-        return {arguments: read(found.function.info) for arguments, found in self.overloads.items()}
-
-    inspect_asm, inspect_llvm, inspect_lto_ptx = NotOffered(), NotOffered(), NotOffered()
-    inspect_sass, inspect_sass_cfg, inspect_types = NotOffered(), NotOffered(), NotOffered()
-    recompile, stats, get_metadata = NotOffered(), NotOffered(), NotOffered()
+    def recompile(self) -> None:
+        """Compile everything anew that this session has, with what the kernel's names stand for now."""
+        client = current.current()
+        with self._lock:
+            wanted = list(self._of(client))
+            self._made.pop(client, None)
+            self.quick = (None, {})
+            for signature in wanted:
+                self._made_for(client, signature)
 
 
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()

@@ -6,13 +6,17 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from bitfusion.client import operations
 from bitfusion.client.client import Client, Function
-from bitfusion.errors import LaunchError
+from bitfusion.cuda.compiling import compiled
+from bitfusion.cuda.raising import as_raised
+from bitfusion.errors import KernelRaisedError, LaunchError
 from bitfusion.kernels.packing import Packer
+from bitfusion.kernels.program import Link
 from bitfusion.kernels.signatures import encode
 from bitfusion.kernels.source import capture
-from bitfusion.kernels.types import Signature
-from bitfusion.types import Dim3
+from bitfusion.kernels.types import Signature, Type
+from bitfusion.types import Dim3, FunctionInfo
 
 BLOCK_LIMITS = ("MAX_BLOCK_DIM_X", "MAX_BLOCK_DIM_Y", "MAX_BLOCK_DIM_Z")
 GRID_LIMITS = ("MAX_GRID_DIM_X", "MAX_GRID_DIM_Y", "MAX_GRID_DIM_Z")
@@ -26,18 +30,49 @@ FITTING_COUNT_MAX = 4096
 class Specialization:
     """Made by the first launch with its types. ``fitting`` are the launch configurations that have been checked."""
 
-    __slots__ = ("fitting", "function", "number", "pack", "signature")
+    __slots__ = ("_captured", "_options", "fitting", "function", "number", "pack", "signature")
 
     def __init__(
-        self, client: Client, kernel: Callable[..., Any], signature: Signature, options: dict[str, Any]
+        self,
+        client: Client,
+        kernel: Callable[..., Any],
+        signature: Signature,
+        options: dict[str, Any],
+        links: tuple[Link, ...] = (),
     ) -> None:
         """Capture, compile, load. KernelSourceError, KernelTypeError, KernelCompileError, UnsupportedError."""
         packer = Packer(signature)
         self.signature = signature
-        self.function: Function = client.load_kernel(capture(kernel).data, encode(signature), options)
+        self._captured, self._options = capture(kernel, links=links), options
+        self.function: Function = client.load_kernel(self._captured.data, encode(signature), options)
         self.number = self.function.handle.number
         self.pack = packer.pack
         self.fitting: set[bytes] = set()
+
+    @property
+    def info(self) -> FunctionInfo:
+        """Its resources."""
+        return self.function.info
+
+    @property
+    def argument_types(self) -> tuple[Type, ...]:
+        """As in Numba."""
+        return self.signature.args
+
+    def code(self, output: str) -> bytes:
+        """The kernel in one of the forms of ``kernels.wanted``. KernelError."""
+        client = self.function.client
+        return client.compile_kernel(
+            self._captured.data, encode(self.signature), self._options, (output, False, "numba", "", None)
+        )[0]
+
+    def wait(self, stream: Any) -> None:
+        """Wait for a launch of a kernel with ``debug``, and raise what it raised as the program's own exception."""
+        client = self.function.client
+        try:
+            client.run(operations.synchronize(client.core, client.stream_number(stream)))
+        except KernelRaisedError as error:
+            raise as_raised(error, self._captured.exceptions) from None
 
     def check(self, config: bytes, grid: Dim3, block: Dim3, shared_size: int) -> None:
         """LaunchError if the device or the kernel cannot be launched so; remembered where it can."""
@@ -67,3 +102,20 @@ class Specialization:
                 f"{info.name} would use {info.shared_size} bytes of static and {shared_size} of dynamic shared memory;"
                 f" a block can have {shared_max} on this device"
             )
+
+
+class DeviceFunction:
+    """A device function for one signature: code to look at; the kernels that call it have their own."""
+
+    def __init__(self, function: Callable[..., Any], signature: Signature, options: dict[str, Any]) -> None:
+        self._function, self._options = function, options
+        ptx, result = compiled(function, signature, options, ("ptx", True, "numba", "", None))
+        self.signature = Signature(result, *signature.args)
+        self._code = {"ptx": ptx}
+
+    def code(self, output: str) -> bytes:
+        """In one of the forms of ``kernels.wanted``. KernelError."""
+        if output not in self._code:
+            wanted = (output, True, "numba", "", None)
+            self._code[output], _ = compiled(self._function, self.signature, self._options, wanted)
+        return self._code[output]

@@ -6,11 +6,13 @@ import ast
 import dis
 import importlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import CodeType, FunctionType
+from typing import Protocol
 
 from bitfusion.kernels import gate, names
 from bitfusion.kernels.numba_types import numba_value
+from bitfusion.kernels.options import Options
 from bitfusion.kernels.syntax import refuse
 from bitfusion.kernels.types import Signature
 
@@ -20,29 +22,50 @@ FORBIDDEN = frozenset(
 """Instructions that no accepted function can have. The gate reads the syntax; this reads what Numba will read."""
 
 
-def build(
-    accepted: Sequence[gate.Accepted],
-    device_function: Callable[[FunctionType], object],
-    declare: Callable[[object, Signature], None],
-) -> FunctionType:
-    """The kernel as a Python function; the others become what ``device_function`` makes of them.
+class Maker(Protocol):
+    """What a compiler makes of the things that a kernel calls."""
 
-    ``declare`` is then called with those that have signatures, and each of these; callees come before their callers.
+    def device_function(self, function: FunctionType, options: Options) -> object:
+        """The object that stands for a device function."""
+        ...
+
+    def declare(self, device_function: object, signature: Signature) -> None:
+        """Compile a device function for a signature."""
+        ...
+
+    def external(self, function: gate.External) -> object:
+        """The object that stands for a function of linked code."""
+        ...
+
+
+def build(accepted: Sequence[gate.Accepted], make: Maker) -> FunctionType:
+    """The kernel as a Python function; what it calls becomes what ``make`` makes of it.
+
+    Device functions with signatures are declared, callees before their callers.
     """
     functions = [_function(item) for item in accepted]
     called: dict[int, object] = {}
     for item, function in zip(accepted, functions, strict=True):
         for key, value in item.bound.items():
-            if isinstance(value, gate.Callee):
-                if value.number not in called:
-                    called[value.number] = device_function(functions[value.number])
-                function.__globals__[key] = called[value.number]
-            else:
-                function.__globals__[key] = numba_value(value.value)
+            if isinstance(value, gate.Callee) and value.number not in called:
+                called[value.number] = make.device_function(functions[value.number], accepted[value.number].options)
+            function.__globals__[key] = _global(value, called, make)
     for number in _callees_first(accepted):
         for signature in accepted[number].signatures if number in called else ():
-            declare(called[number], signature)
+            make.declare(called[number], signature)
     return functions[0]
+
+
+def _global(value: gate.Bound, called: Mapping[int, object], make: Maker) -> object:
+    match value:
+        case gate.Callee(number=number):
+            return called[number]
+        case gate.External():
+            return make.external(value)
+        case gate.Raisable(name=name):
+            return type(name, (Exception,), {})
+        case gate.Constant(value=constant):
+            return numba_value(constant)
 
 
 def _callees_first(accepted: Sequence[gate.Accepted]) -> Iterator[int]:

@@ -30,7 +30,7 @@ from bitfusion.wire import codec
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """The number of the gate's and the compiler's ways: an entry made by other ones is not found."""
 
 MAGIC = b"bitfusion ptx 1\n"
@@ -57,6 +57,7 @@ class Raised(NamedTuple):
 
     exception: str
     text: str
+    function: str
     file: str
     line: int
 
@@ -75,7 +76,7 @@ def key(program: Program, signature: Signature, options: Options, capability: tu
     parts = (
         FORMAT,
         versions(),
-        program.identity(places=options.places),
+        program.identity(places=options.places or program.places),
         encode(signature),
         options.as_dict(),
         tuple(capability),
@@ -238,6 +239,6 @@ def _decode(key: bytes, data: bytes) -> Compiled | None:
 
 def _is_raised(value: object) -> bool:
     match value:
-        case (int(), str(), str(), str(), int()):
+        case (int(), str(), str(), str(), str(), int()):
             return True
     return False

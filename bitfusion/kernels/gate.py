@@ -8,6 +8,7 @@ from outside are rewritten to what they stand for, so no name of the client's ca
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,6 +18,8 @@ import numpy as np
 from bitfusion.errors import KernelTypeError, RemoteProtocolError
 from bitfusion.kernels import names, program, syntax
 from bitfusion.kernels.constants import decode_constant, holds_text
+from bitfusion.kernels.options import Options
+from bitfusion.kernels.options import decode as decode_options
 from bitfusion.kernels.signatures import decode_signature
 from bitfusion.kernels.types import Signature
 
@@ -45,7 +48,27 @@ class Constant:
     value: object
 
 
-Bound: TypeAlias = Callee | Constant
+@dataclass(frozen=True, slots=True)
+class External:
+    """A function of linked code. ``abi`` is ``numba`` or ``c``; a ``cooperative`` one needs all blocks of its grid to run at once."""
+
+    name: str
+    signature: Signature
+    abi: str
+    cooperative: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Raisable:
+    """An exception class of the client's: here only its name counts."""
+
+    name: str
+
+
+Bound: TypeAlias = Callee | Constant | External | Raisable
+
+SYMBOL = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,1023}")
+"""What can name a function of linked code (PTX ISA, Identifiers, without ``%``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +80,7 @@ class Accepted:
     bound: Mapping[str, Bound]
     defaults: tuple[object, ...]
     signatures: tuple[Signature, ...]
+    options: Options
 
 
 MODULE_MARK = "module "
@@ -88,7 +112,18 @@ def _accept_function(function: program.Function) -> Accepted:
     _replace(parsed.tree, replaced)
     bound = {key: value for key, value in bindings.items() if not isinstance(value, Path)}
     signatures = tuple(_signature(function, parsed, tree) for tree in function.signatures)
-    return Accepted(function, parsed.tree, bound, defaults, signatures)
+    return Accepted(function, parsed.tree, bound, defaults, signatures, _options(function))
+
+
+def _options(function: program.Function) -> Options:
+    """A device function's own options."""
+    pairs = [item for item in function.options if isinstance(item, tuple) and len(item) == 2]
+    try:
+        if len(pairs) != len(function.options):
+            raise KernelTypeError("a function's options must be pairs of a name and a value")
+        return decode_options({str(name): value for name, value in pairs})
+    except KernelTypeError as error:
+        raise syntax.refuse(function, function.line, error.message) from None
 
 
 def _signature(function: program.Function, parsed: syntax.Parsed, tree: object) -> Signature:
@@ -111,7 +146,23 @@ def _bind(function: program.Function, binding: program.Binding) -> Path | Bound:
             return Path(path)
         case program.Binding(kind=program.FUNCTION, value=int(number)):
             return Callee(number)
+        case program.Binding(kind=program.EXCEPTION, value=str(name)) if program.is_name(name):
+            return Raisable(name)
+        case program.Binding(kind=program.EXTERNAL | program.EXCEPTION):
+            return _external(function, binding.value)
     return Constant(_constant(function, binding.value))
+
+
+def _external(function: program.Function, value: object) -> External:
+    match value:
+        case (str(name), tree, ("numba" | "c") as abi, bool(cooperative)) if SYMBOL.fullmatch(name):
+            try:
+                return External(name, decode_signature(tree), abi, cooperative)
+            except (RemoteProtocolError, KernelTypeError) as error:
+                raise syntax.refuse(function, function.line, error.message) from None
+    raise syntax.refuse(
+        function, function.line, "an external function must be [name, signature, 'numba' | 'c', cooperative]"
+    )
 
 
 def _constant(function: program.Function, value: object) -> object:

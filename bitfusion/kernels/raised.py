@@ -34,8 +34,8 @@ class _List(_MinimalCallHelper):  # type: ignore[misc]  # numba-cuda has no type
         """The number of an exception. ``locinfo`` is (function, file, line), None where Numba does not know the place."""
         arguments = exc_args or ()
         text = str(arguments[0]) if len(arguments) == 1 else ", ".join(map(repr, arguments))
-        _, file, line = locinfo or ("", "", 0)
-        raised = Raised(exc.__name__ if exc else "Exception", text[:TEXT_SIZE_MAX], file, line)
+        function, file, line = locinfo or ("", "", 0)
+        raised = Raised(exc.__name__ if exc else "Exception", text[:TEXT_SIZE_MAX], function, file, line)
         number = crc32(repr(raised).encode()) % NUMBER_MIN + NUMBER_MIN
         self.found[number] = raised
         return number

@@ -11,12 +11,13 @@ import builtins
 import difflib
 import enum
 import inspect
+import itertools
 import linecache
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeAlias
@@ -26,7 +27,9 @@ import numpy as np
 from bitfusion.errors import KernelSourceError, KernelTypeError
 from bitfusion.kernels import names, program, syntax
 from bitfusion.kernels.constants import Plain, encode_constant
+from bitfusion.kernels.external import ExternalFunction
 from bitfusion.kernels.lambdas import lambda_as_function
+from bitfusion.kernels.program import Link
 from bitfusion.kernels.signatures import encode as encode_signature
 from bitfusion.kernels.types import NAMES as TYPE_NAMES
 from bitfusion.kernels.types import Signature
@@ -42,22 +45,25 @@ class Captured:
     name: str
     data: bytes
     digest: bytes
+    exceptions: Mapping[str, type[Exception]] = field(default_factory=dict)
+    """The classes of the program's own that it may raise, by the names they travel under."""
 
 
-def capture(function: Any, *, name: str | None = None) -> Captured:
+def capture(function: Any, *, name: str | None = None, links: Iterable[Link] = ()) -> Captured:
     """Capture a kernel with the device functions and constants it uses.
 
-    ``function`` is a Python function, or an object that holds one as ``py_func``; device functions are found the same way.
+    ``function`` is a Python function, or an object that holds one as ``py_func``; device functions are found the same way. ``links`` is
+    code that is linked to it, beside what the external functions it calls bring.
     KernelSourceError says with the user's file and line what cannot be captured and what to do.
     """
     plain = _python_function(function)
     if plain is None:
         raise KernelSourceError(f"a kernel must be a Python function, not a {type(function).__qualname__}")
-    captured = _Capture()
+    captured = _Capture(links)
     captured.number(plain)
     functions = tuple(captured.functions(name))
-    data = program.encode(program.Program(functions))
-    return Captured(functions[0].name, data, sha256(data).digest())
+    data = program.encode(program.Program(functions, tuple(captured.links)))
+    return Captured(functions[0].name, data, sha256(data).digest(), captured.exceptions)
 
 
 def _python_function(value: object) -> FunctionType | None:
@@ -65,8 +71,10 @@ def _python_function(value: object) -> FunctionType | None:
     return inner if isinstance(inner, FunctionType) else None
 
 
-_Declared: TypeAlias = tuple[FunctionType, tuple[Signature, ...]]
-"""A function, and the signatures that its decorator was given."""
+_Options: TypeAlias = tuple[tuple[str, Any], ...]
+
+_Declared: TypeAlias = tuple[FunctionType, tuple[Signature, ...], _Options]
+"""A function, and the signatures and options that its decorator was given."""
 
 
 def _signatures(dispatcher: object) -> tuple[Signature, ...]:
@@ -75,15 +83,23 @@ def _signatures(dispatcher: object) -> tuple[Signature, ...]:
     return declared if isinstance(declared, tuple) and all(isinstance(item, Signature) for item in declared) else ()
 
 
+def _options(dispatcher: object) -> _Options:
+    """The options of a device function of this package, as pairs in the order of their names."""
+    options = getattr(dispatcher, "options", {}) if hasattr(dispatcher, "declared") else {}
+    return tuple(sorted(options.items()))
+
+
 class _Capture:
-    """The functions of one program, in the order in which they are met."""
+    """The functions of one program, in the order in which they are met, and what they call and raise beside each other."""
 
-    def __init__(self) -> None:
+    def __init__(self, links: Iterable[Link]) -> None:
         self._numbers: dict[_Declared, int] = {}
+        self.links: dict[Link, None] = dict.fromkeys(links)
+        self.exceptions: dict[str, type[Exception]] = {}
 
-    def number(self, function: FunctionType, signatures: tuple[Signature, ...] = ()) -> int:
+    def number(self, function: FunctionType, signatures: tuple[Signature, ...] = (), options: _Options = ()) -> int:
         """The number of a function as it is declared; a new one waits to be captured."""
-        number = self._numbers.setdefault((function, signatures), len(self._numbers))
+        number = self._numbers.setdefault((function, signatures, options), len(self._numbers))
         if number >= program.FUNCTION_COUNT_MAX:
             raise KernelSourceError(f"a kernel can use {program.FUNCTION_COUNT_MAX} device functions at most")
         return number
@@ -92,10 +108,10 @@ class _Capture:
         """Capture them all; each may name further ones. ``name`` is the first one's."""
         done = 0
         while done < len(self._numbers):
-            function, signatures = list(self._numbers)[done]
+            function, signatures, options = list(self._numbers)[done]
             captured = self._function(function, name if done == 0 else None)
             declared: Any = tuple(map(encode_signature, signatures))
-            yield replace(captured, signatures=declared)
+            yield replace(captured, signatures=declared, options=options)
             done += 1
 
     def _function(self, function: FunctionType, name: str | None) -> program.Function:
@@ -139,7 +155,12 @@ class _Capture:
         if path is not None:
             return _by_path(path)
         if getattr(value, "py_func", None) is not None and (inner := _python_function(value)) is not None:
-            return program.FUNCTION, self.number(inner, _signatures(value))
+            return program.FUNCTION, self.number(inner, _signatures(value), _options(value))
+        if isinstance(value, ExternalFunction):
+            self.links.update(dict.fromkeys(value.links))
+            return program.EXTERNAL, value.as_plain()
+        if isinstance(value, type) and issubclass(value, Exception):
+            return program.EXCEPTION, self._exception(value)
         if not isinstance(value, PLAIN_VALUES) and (path := _known_path(value)) is not None:
             return _by_path(path)
         if callable(value) and (path := _missing_path(value)) is not None:
@@ -152,6 +173,14 @@ class _Capture:
             return program.CONSTANT, encode_constant(value)
         except KernelTypeError as error:
             raise _UnfitError(f"{key!r} cannot be used in a kernel: {error.message}{_advice(value)}") from None
+
+    def _exception(self, raised: type[Exception]) -> str:
+        """The name under which a class travels: its own, numbered if another class has it."""
+        plain = raised.__name__ if program.is_name(raised.__name__) else "error"
+        names = (plain if number == 1 else f"{plain}_{number}" for number in itertools.count(1))
+        name = next(name for name in names if self.exceptions.get(name, raised) is raised)
+        self.exceptions[name] = raised
+        return name
 
 
 class _UnfitError(Exception):

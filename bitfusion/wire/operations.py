@@ -49,6 +49,7 @@ class Opcode(IntEnum):
     KERNEL_LOAD = 0x90
     MODULE_LOAD = 0x91
     FUNCTION_LOAD = 0x92
+    KERNEL_COMPILE = 0x93
     ECHO = 0xA0
     METRICS = 0xA1
 
@@ -126,6 +127,7 @@ FIELDS: Mapping[Opcode, Mapping[str, Kind]] = {
     Opcode.KERNEL_LOAD: {"function": HANDLE, "hash": HASH, "signature": Tree(), "options": Tree()},
     Opcode.MODULE_LOAD: {"module": HANDLE, "image": Bin(limits.IMAGE_SIZE_MAX, 1)},
     Opcode.FUNCTION_LOAD: {"function": HANDLE, "module": HANDLE, "name": Text(limits.NAME_SIZE_MAX)},
+    Opcode.KERNEL_COMPILE: {"hash": HASH, "signature": Tree(), "options": Tree(), "wanted": Tree()},
     Opcode.ECHO: {"data": Bin(limits.INLINE_SIZE_MAX)},
     Opcode.METRICS: {},
 }

@@ -172,6 +172,11 @@ class Executor:
             self._watched[function] = watched
         return asdict(loaded.info)
 
+    def _kernel_compile(
+        self, stream: int, digest: bytes, signature: Field, options: Field, wanted: Field
+    ) -> tuple[bytes, object]:
+        return self._kernels.compile_text(digest, signature, options, wanted, self.device.info.compute_capability)
+
     def _module_load(self, stream: int, module: int, image: bytes) -> None:
         self._modules.add(module, self.device.load(image))
 

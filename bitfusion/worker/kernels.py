@@ -12,10 +12,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from bitfusion import limits
-from bitfusion.errors import InvalidHandleError, InvalidValueError, RemoteProtocolError
-from bitfusion.kernels import gate, options, program, signatures
+from bitfusion.errors import InvalidHandleError, InvalidValueError, KernelCompileError, RemoteProtocolError
+from bitfusion.kernels import gate, options, program, signatures, wanted
 from bitfusion.kernels.cache import Cache, Compiled, key
-from bitfusion.kernels.types import Signature
+from bitfusion.kernels.types import Signature, none
+from bitfusion.kernels.wanted import TEXT_SIZE_MAX
 
 log = logging.getLogger(__name__)
 
@@ -51,20 +52,53 @@ class Kernels:
         self, digest: bytes, signature_tree: object, options_tree: object, compute_capability: tuple[int, int]
     ) -> tuple[Compiled, str]:
         """A source compiled for a signature, and what people call it. InvalidHandleError for a source not sent, KernelError."""
+        source = self._source(digest)
+        signature = signatures.decode_signature(signature_tree)
+        chosen = options.decode(options_tree)
+        captured = program.decode(source)
+        return self._compiled(captured, signature, chosen, compute_capability), _label(captured.functions[0])
+
+    def _source(self, digest: bytes) -> bytes:
         source = self._sources.get(digest)
         if source is None:
             raise InvalidHandleError(
                 f"the kernel's source {digest.hex()[:16]} has not been sent in this session; send it first"
             )
-        signature = signatures.decode_signature(signature_tree)
-        chosen = options.decode(options_tree)
-        captured = program.decode(source)
-        place = key(captured, signature, chosen, compute_capability)
+        return source
+
+    def _compiled(
+        self, captured: program.Program, signature: Signature, chosen: options.Options, capability: tuple[int, int]
+    ) -> Compiled:
+        place = key(captured, signature, chosen, capability)
         found = self._cache.get(place)
         if found is None:
-            found = _compile(captured, signature, chosen, compute_capability)
+            found = _compile(captured, signature, chosen, capability)
             self._cache.put(place, found)
-        return found, _label(captured.functions[0])
+        return found
+
+    def compile_text(
+        self,
+        digest: bytes,
+        signature_tree: object,
+        options_tree: object,
+        wanted_tree: object,
+        compute_capability: tuple[int, int],
+    ) -> tuple[bytes, object]:
+        """A source compiled to what is wanted, and the tree of the type it returns. InvalidHandleError, KernelError."""
+        captured = program.decode(self._source(digest))
+        signature, chosen = signatures.decode_signature(signature_tree), options.decode(options_tree)
+        asked = wanted.decode(wanted_tree)
+        capability = asked.capability or compute_capability
+        if asked.output == "ptx" and not asked.device and signature.return_type is none:
+            found = self._compiled(captured, signature, chosen, capability)
+            if len(found.ptx) > TEXT_SIZE_MAX:
+                raise KernelCompileError(f"the PTX has {len(found.ptx)} bytes; {TEXT_SIZE_MAX} can be sent")
+            return found.ptx, signatures.encode(none)
+        accepted = gate.check(captured)
+        from bitfusion.kernels.compiler import compile_text
+
+        code, result = compile_text(accepted, signature, chosen, asked, capability)
+        return code, signatures.encode(result)
 
 
 def _label(kernel: program.Function) -> str:
@@ -80,6 +114,6 @@ def _compile(
     from bitfusion.kernels.compiler import compile_kernel
 
     started = time.perf_counter()
-    compiled = compile_kernel(accepted, signature, chosen, capability)
+    compiled = compile_kernel(accepted, signature, chosen, capability, captured.links)
     log.info("compiled %s in %.0f ms", captured.functions[0].name, (time.perf_counter() - started) * 1e3)
     return compiled

@@ -14,7 +14,7 @@ VARIABLES = ("errcode", "tidx", "tidy", "tidz", "ctaidx", "ctaidy", "ctaidz")
 SIZE = 4
 """Bytes of each: 32-bit integers."""
 
-UNKNOWN = Raised("Exception", "", "", 0)
+UNKNOWN = Raised("Exception", "", "", "", 0)
 """An exception of a function of Numba's own that was compiled for an earlier kernel."""
 
 
@@ -44,6 +44,7 @@ class Watch:
             kernel=self._label,
             block=block,
             thread=thread,
+            function=raised.function or None,
             file=raised.file or None,
             line=raised.line or None,
         )

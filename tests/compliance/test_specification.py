@@ -10,7 +10,7 @@ import pytest
 
 from bitfusion import limits
 from bitfusion.errors import BY_CODE
-from bitfusion.kernels import constants, options, program, signatures, syntax, types
+from bitfusion.kernels import constants, options, program, signatures, syntax, types, wanted
 from bitfusion.server import server
 from bitfusion.session.hello import TEXT_SIZE_MAX, VERSION_COUNT_MAX, Hello, Welcome
 from bitfusion.types import DeviceInfo
@@ -146,6 +146,7 @@ KERNEL_LIMITS = {
     "functions": program.FUNCTION_COUNT_MAX,
     "names from outside, per function": program.BINDING_COUNT_MAX,
     "signatures, per function": program.SIGNATURE_COUNT_MAX,
+    "linked code, per kernel": program.LINK_COUNT_MAX,
     "text of a function": program.TEXT_SIZE_MAX,
     "line": program.LINE_MAX,
 }
@@ -169,7 +170,7 @@ def test_limits_in_words():
     assert f"NumPy array, at most {constants.ARRAY_SIZE_MAX // limits.KIB} KiB" in text
     assert f"at most {signatures.COUNT_MAX} types and {signatures.DEPTH_MAX} levels" in text
     assert f"`max_registers` (0 to {options.REGISTERS_MAX}" in text
-    assert f'["kernel", {program.FORMAT}, [function, ...]]' in text
+    assert f'["kernel", {program.FORMAT}, [function, ...], [link, ...]]' in text
 
 
 def test_scalars_and_options():
@@ -178,6 +179,9 @@ def test_scalars_and_options():
     assert set(re.findall(r"`([a-z_]+)`", section("9.3"))) - {"debug"} == {
         item.name for item in fields(options.Options)
     } - {"debug"}
+    assert [item.name for item in fields(wanted.Wanted)] == ["output", "device", "abi", "abi_name", "capability"]
+    assert set(wanted.OUTPUTS) <= set(re.findall(r"`([a-z_]+)`", section("9.4")))
+    assert f"at most {wanted.TEXT_SIZE_MAX // limits.MIB} MiB" in section("9.4")
 
 
 def test_the_example_of_section_8():

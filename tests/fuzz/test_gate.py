@@ -111,9 +111,39 @@ bindings = st.lists(
         st.just(program.Binding("TILE", program.CONSTANT, 16)),
         st.just(program.Binding("TEXT", program.CONSTANT, "text")),
         st.just(program.Binding("helper", program.FUNCTION, 0)),
+        st.builds(
+            program.Binding,
+            st.sampled_from(["helper", "open"]),
+            st.just(program.EXTERNAL),
+            st.tuples(
+                st.sampled_from(["outside", "a b", ""]),
+                st.sampled_from([("signature", "int32", ("int32",)), "int32", ("signature", "int32", ("os",))]),
+                st.sampled_from(["numba", "c", "python"]),
+                st.booleans(),
+            ),
+        ),
+        st.builds(
+            program.Binding,
+            st.sampled_from(["TEXT", "eval"]),
+            st.just(program.EXCEPTION),
+            st.sampled_from(["OurError", "__class__", "a b"]),
+        ),
     ),
     max_size=6,
 ).map(tuple)
+
+
+class Maker:
+    """A compiler that compiles nothing."""
+
+    def device_function(self, function, options):
+        return function
+
+    def declare(self, device_function, signature):
+        pass
+
+    def external(self, function):
+        return function
 
 
 def judge(data):
@@ -124,7 +154,7 @@ def judge(data):
         except ALLOWED:
             return
     try:
-        build(accepted, lambda function: function, lambda function, signature: None)
+        build(accepted, Maker())
     except KernelSourceError as error:  # what only Python's compiler finds, such as ``*x`` by itself; never a name
         if "the source is not Python" not in error.message:
             raise
@@ -169,7 +199,7 @@ constants = st.one_of(
 )
 near = st.tuples(
     st.just("kernel"),
-    st.sampled_from([1, 1, 1, 2]),
+    st.sampled_from([program.FORMAT, program.FORMAT, program.FORMAT, 1]),
     st.lists(
         st.tuples(
             st.sampled_from(["kernel", "__init__"]),
@@ -177,12 +207,20 @@ near = st.tuples(
             st.sampled_from([1, 0, 2**31]),
             st.sampled_from(["def kernel(x): return TILE\n", "def kernel(x=1): pass\n", "x"]),
             st.lists(
-                st.tuples(st.just("TILE"), st.sampled_from(["name", "function", "constant"]), constants), max_size=3
+                st.tuples(
+                    st.just("TILE"),
+                    st.sampled_from(["name", "function", "constant", "external", "exception"]),
+                    constants,
+                ),
+                max_size=3,
             ),
             st.lists(constants, max_size=2),
+            st.lists(constants, max_size=1),
+            st.lists(st.tuples(st.sampled_from(["opt", "inline", "launch_bounds", "colour"]), constants), max_size=2),
         ),
         max_size=3,
     ),
+    st.lists(st.tuples(st.sampled_from(["ptx", "cu", "so"]), st.text(max_size=3), st.binary(max_size=9)), max_size=2),
 )
 
 

@@ -18,7 +18,10 @@ from bitfusion.kernels.types import float32, int32, void
 
 KEY = bytes(range(32))
 OTHER = bytes(32)
-RAISES = {1 << 30: Raised("ValueError", "negative", "train.py", 7), 2**31 - 1: Raised("AssertionError", "", "", 0)}
+RAISES = {
+    1 << 30: Raised("ValueError", "negative", "kernel", "train.py", 7),
+    2**31 - 1: Raised("AssertionError", "", "", "", 0),
+}
 KERNEL = Compiled(b".version 8.0 // " + b"x" * 1000, "kernel", RAISES)
 
 
