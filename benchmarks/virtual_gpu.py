@@ -31,9 +31,9 @@ from bitfusion.kernels.compiler import warm
 CHECKS = {
     "checked": CompileOptions(),
     "unchecked": CompileOptions(bounds_check=False, watchdog=False),
-    "all_checks": CompileOptions(shared_check=True),
+    "global_checks": CompileOptions(shared_check=False),
 }
-"""Options of the compiler that are compared: the default, without any check, and with shared memory checked too."""
+"""Options of the compiler that are compared: the default, without any check, and without that of shared memory."""
 
 ROUNDS, QUICK_ROUNDS = 21, 2
 COMPILES, QUICK_COMPILES = 5, 1

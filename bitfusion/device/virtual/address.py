@@ -81,6 +81,8 @@ def _named(e: Emitter, name: str, offset: int, size: int) -> Value:
     if declaration is None:
         raise e.invalid(f"unknown name {name}")
     sized = declaration.count > 0
+    if not sized and declaration.space == "shared":  # dynamic: only the launch knows its size
+        return _checked(e, constant("i64", e.shared_offset(declaration) + offset), "shared", size)
     if offset < 0 or (sized and offset + size > declaration.size):
         raise e.invalid(f"offset {offset} is outside of {name}")
     parameter = None if e.variable(name) else e.parameter_pointer(name)
@@ -98,7 +100,7 @@ def _register_address(e: Emitter, name: str, space: str) -> Value:
 
 def _checked(e: Emitter, address: Value, space: str, size: int) -> Value:
     if space == "shared":
-        if e.options.shared_check:
+        if e.options.shared_check and e.current not in e.row_checked:
             address = _check_shared(e, address, size)
         return e.offset(SHARED, address)
     if e.options.bounds_check and space in ("global", "generic", "const") and e.current not in e.row_checked:
@@ -180,9 +182,12 @@ def _check_global(e: Emitter, address: Value, space: str, size: int) -> Value:
 def _check_shared(e: Emitter, address: Value, size: int) -> Value:
     end = e.op("add", address, size)
     good = e.op("and", e.icmp("ule", end, SHARED_SIZE), e.icmp("ult", address, end))
+    if size > 1:
+        good = e.op("and", good, e.icmp("eq", e.op("and", address, size - 1), 0))
 
     def slow_path() -> Value:
-        e.fault("ILLEGAL_ADDRESS", address)
-        return constant("i64", 0)
+        function = RUNTIME_FUNCTIONS["ptx_badwindow"]
+        where = (*e.thread_index64(), e.current.line)
+        return e.call_external(function, e.address(BLOCK_POINTER), address, size, *where, attributes=" cold")
 
     return e.unless(good, address, slow_path)

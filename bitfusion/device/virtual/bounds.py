@@ -62,6 +62,13 @@ def ptx_badaddr(
     return launch.sink
 
 
+def ptx_badwindow(block: Block, address: int, size: int, x: int, y: int, z: int, line: int) -> int:
+    """An address outside of its window, or not aligned in it: a fault, and the window's start instead."""
+    code = MISALIGNED_ADDRESS if address & (size - 1) else ILLEGAL_ADDRESS
+    ptx_fault(block, code, address, x, y, z, line)
+    return 0
+
+
 def in_window(block: Block, launch: Launch, address: int, size: int, stack: int) -> int:
     """Whether a generic address lies in shared, local or parameter memory."""
     distance = address - block.shared

@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bitfusion.device.virtual.address import state_space
-from bitfusion.device.virtual.builder import TRUE, Value
+from bitfusion.device.virtual.builder import FALSE, TRUE, Value
 from bitfusion.device.virtual.datatypes import Type
-from bitfusion.device.virtual.emitter import LAUNCH_POINTER, Emitter
+from bitfusion.device.virtual.emitter import LAUNCH_POINTER, SHARED_SIZE, Emitter
 from bitfusion.device.virtual.instructions import emit_unpredicated
-from bitfusion.device.virtual.layout import RUNTIME_FUNCTIONS
+from bitfusion.device.virtual.layout import RUNTIME_FUNCTIONS, CompileOptions
 from bitfusion.device.virtual.plan import Plan
 from bitfusion.device.virtual.rematerialize import RowCoefficients
 from bitfusion.device.virtual.row_slice import Slice, Slicer
@@ -42,6 +42,7 @@ class _Test:
 @dataclass(frozen=True, slots=True)
 class _RowAccess:
     instruction: Instruction
+    space: str
     offset: int
     size: int
     slice: Slice
@@ -76,7 +77,7 @@ def find_guard(region: Emitter, plan: Plan, names: list[str], start: str) -> Row
         slicer = Slicer(plan, names, start, region.shared_values)
         for name in names:
             for index, instruction in enumerate(plan.graph[name].instructions):
-                accesses += _row_access(plan, slicer, instruction, name, index)
+                accesses += _row_access(slicer, region.options, instruction, name, index)
     if plan.points and not accesses:
         return RowGuard((), ())
     coefficients = RowCoefficients(plan.chains)
@@ -96,15 +97,18 @@ def _test(plan: Plan, coefficients: RowCoefficients, i: Instruction) -> _Test | 
     return _Test(target.name, i.type, left_coefficient or right_coefficient, left if left_coefficient else right)
 
 
-def _row_access(plan: Plan, slicer: Slicer, i: Instruction, name: str, index: int) -> list[_RowAccess]:
+def _row_access(slicer: Slicer, options: CompileOptions, i: Instruction, name: str, index: int) -> list[_RowAccess]:
     """The access of instruction ``index`` of block ``name``, if its address grows evenly along the row."""
-    if i.opcode not in ("ld", "st", "atom", "red") or state_space(i) != "global" or len(i.operands) < 2:
+    space = state_space(i)
+    if i.opcode not in ("ld", "st", "atom", "red") or space not in ("global", "shared") or len(i.operands) < 2:
+        return []
+    if space == "shared" and not options.shared_check:
         return []
     address = i.operands[0 if i.opcode in ("st", "red") else 1]
     if not isinstance(address, Address) or not isinstance(address.base, Register):
         return []
     found = slicer.find(address.base.name, name, index)
-    return [] if found is None else [_RowAccess(i, address.offset, i.type.size * i.vector_size, found)]
+    return [] if found is None else [_RowAccess(i, space, address.offset, i.type.size * i.vector_size, found)]
 
 
 def emit_guard(e: Emitter, plan: Plan, guard: RowGuard, first: Value, end: Value) -> tuple[Value, dict[str, Value]]:
@@ -118,8 +122,14 @@ def emit_guard(e: Emitter, plan: Plan, guard: RowGuard, first: Value, end: Value
         predicates[test.predicate] = _at(e, plan, test.predicate, first)
         e.registers.forget()
     distinct = {(access.slice, access.offset, access.size): access for access in guard.accesses}
+    shared: dict[Slice, list[_RowAccess]] = {}
     for access in distinct.values():
-        holds = e.op("and", holds, _inside(e, access, first, last, span))
+        if access.space == "shared":
+            shared.setdefault(access.slice, []).append(access)
+        else:
+            holds = e.op("and", holds, _inside(e, access, first, last, span))
+    for slice_, accesses in shared.items():
+        holds = e.op("and", holds, _inside_shared(e, slice_, accesses, first, last, span))
     return holds, predicates
 
 
@@ -150,19 +160,44 @@ def _same_outcome(e: Emitter, plan: Plan, test: _Test, first: Value, last: Value
     return e.op("and", e.op("and", linear, monotonic), e.icmp("eq", first_outcome, last_outcome))
 
 
+def _ends(e: Emitter, slice_: Slice, first: Value, last: Value, span: Value) -> tuple[Value, Value, Value]:
+    """(whether the address grows evenly, its lowest value in the row, its highest)"""
+    ends = [_address_at(e, slice_, x) for x in (first, last)]
+    expected = e.op("mul", e.zext(span, "i64"), slice_.coefficient)
+    linear = e.icmp("eq", e.op("sub", ends[1], ends[0]), expected)
+    low, high = ends if slice_.coefficient >= 0 else ends[::-1]
+    return linear, low, high
+
+
+def _inside_shared(
+    e: Emitter, slice_: Slice, accesses: list[_RowAccess], first: Value, last: Value, span: Value
+) -> Value:
+    """Whether all accesses at one address with several offsets lie in the block's shared memory, and are aligned."""
+    linear, low, high = _ends(e, slice_, first, last, span)
+    lowest, end = min(access.offset for access in accesses), max(access.offset + access.size for access in accesses)
+    start = e.op("add", low, lowest)
+    holds = e.op("and", linear, e.icmp("sge", start, 0))
+    holds = e.op("and", holds, e.icmp("sle", e.op("add", high, end), SHARED_SIZE))
+    holds = e.op("and", holds, e.icmp("sge", high, low))
+    size = max(access.size for access in accesses)
+    if any(access.offset % access.size for access in accesses):
+        return FALSE
+    if size > 1:
+        unaligned = e.op("and", e.op("or", low, abs(slice_.coefficient)), size - 1)
+        holds = e.op("and", holds, e.icmp("eq", unaligned, 0))
+    return holds
+
+
 def _inside(e: Emitter, access: _RowAccess, first: Value, last: Value, span: Value) -> Value:
     """Whether all bytes between the accesses of both ends are valid, and every access is aligned."""
-    ends = [e.op("add", _address_at(e, access.slice, x), access.offset) for x in (first, last)]
-    coefficient = access.slice.coefficient
-    expected = e.op("mul", e.zext(span, "i64"), coefficient)
-    linear = e.icmp("eq", e.op("sub", ends[1], ends[0]), expected)
-    low, high = ends if coefficient >= 0 else ends[::-1]
+    linear, low, high = _ends(e, access.slice, first, last, span)
+    low, high = (e.op("add", end, access.offset) for end in (low, high))
     valid = e.call_external(
         RUNTIME_FUNCTIONS["ptx_range"], e.address(LAUNCH_POINTER), low, e.op("add", high, access.size)
     )
     holds = e.op("and", linear, e.icmp("ne", valid, 0))
     if access.size > 1:
-        unaligned = e.op("and", e.op("or", low, abs(coefficient)), access.size - 1)
+        unaligned = e.op("and", e.op("or", low, abs(access.slice.coefficient)), access.size - 1)
         holds = e.op("and", holds, e.icmp("eq", unaligned, 0))
     return holds
 

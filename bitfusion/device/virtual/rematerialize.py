@@ -145,6 +145,8 @@ class RowCoefficients:
         values = [value for value in inputs if value is not None]
         if len(values) < len(inputs):
             return None
+        if _is_sign_mask(instruction):
+            return 0
         match instruction.opcode, values:
             case ("mov" | "cvta", [value]):
                 return value
@@ -156,8 +158,6 @@ class RowCoefficients:
                 return left - right
             case (("mul" | "mad" | "shl"), _):
                 return self._of_product(instruction, values)
-            case "shr", [_, _] if _is_sign_mask(instruction):
-                return 0
         return 0 if not any(values) else None
 
     def _of_product(self, instruction: Instruction, values: list[int]) -> int | None:
@@ -177,6 +177,11 @@ class RowCoefficients:
 
 
 def _is_sign_mask(instruction: Instruction) -> bool:
-    """``shr.s32 x, 31`` changes at most once in a row, which a look at both ends of the row notices."""
-    amount = instruction.operands[2]
-    return isinstance(amount, Immediate) and amount.value in (31, 63)
+    """``shr.s32 x, 31`` or ``and.b32 x, 0x80000000``: changes at most once in a row, which a look at both ends of the row notices."""
+    if instruction.opcode not in ("shr", "and"):
+        return False
+    operand, bits = instruction.operands[2], instruction.type.bits
+    if not isinstance(operand, Immediate):
+        return False
+    sign = 1 << (bits - 1)
+    return operand.value == bits - 1 if instruction.opcode == "shr" else operand.value & (2 * sign - 1) == sign

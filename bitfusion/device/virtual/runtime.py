@@ -19,6 +19,7 @@ _ENTRIES: Final = (
     grid.serve,
     bounds.ptx_fault,
     bounds.ptx_badaddr,
+    bounds.ptx_badwindow,
     bounds.ptx_range,
     half.half_from_float,
     half.half_from_double,

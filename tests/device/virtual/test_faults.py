@@ -254,14 +254,12 @@ def overflow_shared(x):
     x[0] = shared[0]
 
 
-def test_shared_memory_is_checked_on_request():
-    gpu = Gpu(options=CompileOptions(shared_check=True))
+def test_shared_memory_is_checked(gpu):
     x = gpu.array(np.zeros(1, np.float32))
     gpu.launch(overflow_shared, 1, 16, x)
     error = fault(gpu, overflow_shared, 1, 17, x)
     assert error.cuda_name == "CUDA_ERROR_ILLEGAL_ADDRESS"
-    assert error.details["thread"] == "(16, 0, 0)"
-    gpu.device.close()
+    assert (error.details["address"], error.details["thread"]) == (64, "(16, 0, 0)")
 
 
 def spin(x):
