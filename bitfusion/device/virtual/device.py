@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from bitfusion.device.virtual.fatbin import ptx_text
 from bitfusion.device.virtual.launch import BLOCK_MAX, GRID_MAX, SHARED_SIZE_MAX, Launcher
 from bitfusion.device.virtual.layout import THREADS_MAX, WARP_SIZE, CompileOptions
 from bitfusion.device.virtual.memory import DeviceMemory, fill_memory, view_memory
@@ -21,7 +22,7 @@ from bitfusion.device.virtual.module import VirtualFunction, VirtualModule
 from bitfusion.device.virtual.objects import ObjectCache, compiler_key
 from bitfusion.device.virtual.program import Program
 from bitfusion.device.virtual.runtime import load_runtime
-from bitfusion.errors import InvalidHandleError, InvalidValueError, KernelFaultError
+from bitfusion.errors import InvalidHandleError, KernelFaultError
 from bitfusion.limits import CHUNK_SIZE, KIB
 from bitfusion.session.output import Printed
 from bitfusion.types import Buffer, DeviceInfo, DeviceSpec, Dim3
@@ -131,11 +132,8 @@ class VirtualDevice:
 
     # kernels
     def load(self, image: bytes) -> VirtualModule:
-        """InvalidValueError if the image is not PTX text: machine code of a GPU is of no use here."""
-        try:
-            text = image.rstrip(b"\0").decode()
-        except UnicodeDecodeError as error:
-            raise InvalidValueError("the virtual GPU runs PTX text, not cubin or fatbin images") from error
+        """PTX text, or a fatbin with PTX. InvalidValueError for neither, UnsupportedError for machine code of a GPU."""
+        text = ptx_text(image, COMPUTE_CAPABILITY)
         return VirtualModule(Program(text, self._options, self._cache), self._memory)
 
     def launch(
