@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help develop demo test lint types bench bench-virtual gpu clean
+.PHONY: help develop demo test compliance fuzz lint types bench bench-virtual gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,13 @@ demo: $(STAMP) ## train a small network on a leased GPU, and show where the time
 
 test: $(STAMP) ## all tests (no GPU needed)
 	$(BIN)/python -m pytest
+
+compliance: $(STAMP) ## all tests that numba-cuda ships, on bitfusion.cuda
+	$(BIN)/python -m tests.compliance.numba_cuda
+
+SECONDS ?= 300
+fuzz: $(STAMP) ## the fuzz targets again and again: make fuzz SECONDS=600
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .
