@@ -47,6 +47,20 @@ class DeviceInfo:
     attributes: dict[str, int] = field(default_factory=dict)
 
 
+CHECKS = ("all", "global", "none")
+"""What a virtual GPU checks of a kernel's accesses: all of them; all but those to shared and local memory; none."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRules:
+    """What a virtual GPU holds kernels to. A real one has rules of its own."""
+
+    timeout_s: float | None = None
+    """Seconds a launch may take; None: as long as its session lives, as on a GPU that drives no display."""
+    check: str = "all"
+    """One of CHECKS."""
+
+
 @dataclass(frozen=True, slots=True)
 class FunctionInfo:
     """A loaded kernel as the client sees it (``cuFuncGetAttribute``).

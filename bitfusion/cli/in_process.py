@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from bitfusion.client.client import Client
-from bitfusion.client.settings import from_environment
+from bitfusion.client.settings import from_environment, kernel_rules
 from bitfusion.cuda import current, gufunc, hooked, ufunc
 from bitfusion.device.discovery import check_compilers
 
@@ -61,7 +61,13 @@ def open_client() -> Client:
     settings, place = from_environment(), os.environ.get("BITFUSION_STATE_DIR")
     cache_dir = (Path(place) if place else state_dir_default()) / "cache"
     return Client(
-        open_local(gpus=settings.gpus, memory=settings.memory, fraction=settings.fraction, cache_dir=cache_dir)
+        open_local(
+            gpus=settings.gpus,
+            memory=settings.memory,
+            fraction=settings.fraction,
+            cache_dir=cache_dir,
+            rules=kernel_rules(),
+        )
     )
 
 

@@ -9,6 +9,10 @@ from pathlib import Path
 from bitfusion.cli.exit_codes import ExitCode
 from bitfusion.daemon.daemon import Settings, run, state_dir_default
 from bitfusion.transport.address import PORT_DEFAULT
+from bitfusion.types import CHECKS
+
+KERNEL_TIMEOUT_MAX_S = 1e6
+"""Eleven days; a larger number is a slip."""
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -39,6 +43,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--insecure", action="store_true", help="serve addresses other than loopback without TLS and tokens"
     )
     parser.add_argument(
+        "--kernel-timeout",
+        type=_seconds,
+        metavar="S",
+        help="seconds a kernel may run on a virtual GPU; then it fails with CUDA_ERROR_LAUNCH_TIMEOUT (default: no limit)",
+    )
+    parser.add_argument(
+        "--check",
+        choices=CHECKS,
+        default="all",
+        help="which accesses of kernels a virtual GPU checks: all, only those to global memory, or none, which is faster and lets a"
+        " mistake in a kernel end its session without a word (default: %(default)s)",
+    )
+    parser.add_argument(
         "--log-level",
         default="WARNING",
         type=_level,
@@ -61,6 +78,18 @@ def _level(text: str) -> str:
     if text.upper() not in LEVELS:
         raise argparse.ArgumentTypeError(f"{text!r} is no level; write {', '.join(LEVELS)}")
     return text.upper()
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= KERNEL_TIMEOUT_MAX_S:  # NaN compares false
+        raise argparse.ArgumentTypeError(
+            f"a time is a number of seconds above 0 and at most {KERNEL_TIMEOUT_MAX_S:.0f}, not {text!r}"
+        )
+    return value
 
 
 def _port(text: str) -> int:

@@ -1,6 +1,7 @@
 """The private appliance: started when nobody named a server, shared by this process's clients, stopped with the last of them.
 
-It offers what BITFUSION_DEVICES says (the form of ``serve --devices``), by default this machine's GPUs or a virtual one.
+It offers what BITFUSION_DEVICES says (the form of ``serve --devices``), by default this machine's GPUs or a virtual one, and holds
+kernels to what BITFUSION_KERNEL_TIMEOUT and BITFUSION_CHECK say.
 
 It cannot outlive us: it holds the reading end of a pipe whose writing end only this process has, and stops when that is closed, which
 the kernel does even for a process that is killed.
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+from bitfusion.client.settings import kernel_rules
 from bitfusion.errors import UnreachableError, decode
 from bitfusion.transport.address import Target, parse_target
 
@@ -37,11 +39,15 @@ class Appliance:
     """One running child process. ``devices`` None is what BITFUSION_DEVICES says, ``state_dir`` None the default place."""
 
     def __init__(self, devices: str | None = None, state_dir: Path | None = None) -> None:
+        rules = kernel_rules()
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         ready, ready_writer = os.pipe()
         lifeline, self._lifeline = os.pipe()
         devices = devices or os.environ.get("BITFUSION_DEVICES") or "auto"
         command = ["-P", "-m", "bitfusion", "serve", "--host", "127.0.0.1", "--port", "0", "--devices", devices]
+        command += ["--check", rules.check]
+        if rules.timeout_s is not None:
+            command += ["--kernel-timeout", repr(rules.timeout_s)]
         if state_dir is not None:
             command += ["--state-dir", str(state_dir)]
         try:

@@ -1,4 +1,7 @@
-"""What the environment says: BITFUSION_SERVER, _TOKEN, _GPUS, _MEMORY, _FRACTION, as ``bitfusion run`` sets them."""
+"""What the environment says: BITFUSION_SERVER, _TOKEN, _GPUS, _MEMORY, _FRACTION, as ``bitfusion run`` sets them.
+
+For a private appliance also BITFUSION_KERNEL_TIMEOUT and _CHECK.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ from typing import TypeVar
 
 from bitfusion.errors import ConfigError
 from bitfusion.transport.address import Target, parse_target
-from bitfusion.types import parse_size
+from bitfusion.types import CHECKS, KernelRules, parse_size
 
-N = TypeVar("N", int, float)
+N = TypeVar("N", int, float, str)
 
 GPU_COUNT_MAX = 1024
 """More than any appliance has; a larger number is a slip."""
@@ -33,6 +36,11 @@ def from_environment() -> Settings:
     if memory is not None and fraction is not None:
         raise ConfigError("BITFUSION_MEMORY and BITFUSION_FRACTION are both set: unset one of them")
     return Settings(1 if gpus is None else gpus, memory, fraction)
+
+
+def kernel_rules() -> KernelRules:
+    """What a private appliance's virtual GPU holds kernels to: BITFUSION_KERNEL_TIMEOUT, BITFUSION_CHECK. ConfigError."""
+    return KernelRules(_read("BITFUSION_KERNEL_TIMEOUT", _time), _read("BITFUSION_CHECK", _check) or CHECKS[0])
 
 
 def target_of(target: str | None) -> Target | None:
@@ -61,6 +69,22 @@ def _read(name: str, convert: Callable[[str], N]) -> N | None:
         return convert(text)
     except ConfigError as error:
         raise ConfigError(f"the environment variable {name}={text[:40]!r} cannot be: {error.message}") from None
+
+
+def _time(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):  # NaN compares false
+        raise ConfigError("write a number of seconds above 0")
+    return value
+
+
+def _check(text: str) -> str:
+    if text not in CHECKS:
+        raise ConfigError(f"write one of {', '.join(CHECKS)}")
+    return text
 
 
 def _count(text: str) -> int:

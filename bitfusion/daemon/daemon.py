@@ -29,7 +29,7 @@ from bitfusion.pool.pool import Pool
 from bitfusion.server.server import Server
 from bitfusion.server.workers import Workers
 from bitfusion.transport.address import PORT_DEFAULT, Target, resolve
-from bitfusion.types import DeviceSpec, format_size
+from bitfusion.types import DeviceSpec, KernelRules, format_size
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ class Settings:
     ready_fd: int | None = None
     lifeline_fd: int | None = None
     insecure: bool = False
+    kernel_timeout: float | None = None
+    check: str = "all"
     log_level: str = "WARNING"
 
 
@@ -98,7 +100,8 @@ class Daemon:
         self._devices = devices
         self._listener = listener
         self._workers = Workers(sorted({device.kind for device in devices}), cache_dir, settings.log_level)
-        self._server = Server(Pool(devices), self._workers, cache_dir)
+        rules = KernelRules(settings.kernel_timeout, settings.check)
+        self._server = Server(Pool(devices), self._workers, cache_dir, rules)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:

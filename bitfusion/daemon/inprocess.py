@@ -15,14 +15,14 @@ from typing import TypeVar, cast
 from bitfusion import limits
 from bitfusion.device.base import Device
 from bitfusion.device.discovery import discover
-from bitfusion.device.open import open_device
+from bitfusion.device.open import DEFAULT_RULES, open_device
 from bitfusion.errors import DeviceError, KernelError, SessionClosedError
 from bitfusion.pool.pool import Pool
 from bitfusion.pool.request import LeaseRequest
 from bitfusion.session.client import Call, ClientSession, Operation
 from bitfusion.session.failures import PostedFailures
 from bitfusion.session.hello import Welcome
-from bitfusion.types import DeviceSpec
+from bitfusion.types import DeviceSpec, KernelRules
 from bitfusion.version import WIRE_VERSION
 from bitfusion.wire import codec
 from bitfusion.wire.operations import Field, Opcode
@@ -185,11 +185,12 @@ def open_local(
     memory: int | None = None,
     fraction: float | None = None,
     cache_dir: Path | None = None,
+    rules: KernelRules = DEFAULT_RULES,
 ) -> LocalTransport:
     """A session on a device of this process, the first that ``spec`` names, as large as a lease would be. ConfigError, CapacityError."""
     device_spec = discover(spec)[0] if isinstance(spec, str) else spec
     (share,) = Pool([device_spec]).admit(LeaseRequest(gpus, memory, fraction)).shares
-    device = open_device(device_spec, cache_dir=cache_dir and cache_dir / OBJECTS)
+    device = open_device(device_spec, cache_dir=cache_dir and cache_dir / OBJECTS, rules=rules)
     try:
         return LocalTransport(LocalSession(device, share.memory, cache_dir))
     except BaseException:

@@ -7,11 +7,13 @@ from typing import cast
 
 from bitfusion.device.base import Device
 from bitfusion.errors import ConfigError
-from bitfusion.types import DeviceSpec
+from bitfusion.types import DeviceSpec, KernelRules
+
+DEFAULT_RULES = KernelRules()
 
 
-def open_device(spec: DeviceSpec, *, cache_dir: Path | None) -> Device:
-    """The opened device. ``cache_dir`` keeps compiled code of the virtual GPU. DeviceError if it does not open."""
+def open_device(spec: DeviceSpec, *, cache_dir: Path | None, rules: KernelRules = DEFAULT_RULES) -> Device:
+    """The opened device; a virtual GPU keeps compiled code in ``cache_dir`` and its kernels to ``rules``. DeviceError if it does not open."""
     match spec.kind:
         case "null":
             from bitfusion.device.null import NullDevice
@@ -19,8 +21,11 @@ def open_device(spec: DeviceSpec, *, cache_dir: Path | None) -> Device:
             return cast(Device, NullDevice(spec))
         case "virtual":
             from bitfusion.device.virtual.device import VirtualDevice
+            from bitfusion.device.virtual.layout import checking
 
-            return cast(Device, VirtualDevice(spec, cache_dir))
+            return cast(
+                Device, VirtualDevice(spec, cache_dir, options=checking(rules.check), timeout_s=rules.timeout_s)
+            )
         case "cuda":
             from bitfusion.device.cuda import CudaDevice
 

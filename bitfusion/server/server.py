@@ -33,6 +33,7 @@ from bitfusion.pool.request import LeaseRequest
 from bitfusion.server.workers import Workers
 from bitfusion.session.hello import Hello
 from bitfusion.session.server import ServerSession
+from bitfusion.types import KernelRules
 from bitfusion.version import WIRE_VERSION, WIRE_VERSIONS
 from bitfusion.wire.connection import Connection
 from bitfusion.wire.states import Role, State
@@ -58,10 +59,11 @@ STOPPED = f"the appliance was stopped; the session's memory and kernels are gone
 class Server:
     """Serves connections that ``serve`` is given until it is cancelled."""
 
-    def __init__(self, pool: Pool, workers: Workers, cache_dir: Path | None) -> None:
+    def __init__(self, pool: Pool, workers: Workers, cache_dir: Path | None, rules: KernelRules) -> None:
         self._pool = pool
         self._workers = workers
         self._cache_dir = cache_dir
+        self._rules = rules
         self._greeting = 0
 
     async def serve(self, listener: socket.socket) -> None:
@@ -146,6 +148,7 @@ class Server:
             spec=asdict(share.device),
             memory_limit=share.memory,
             cache_dir=None if self._cache_dir is None else str(self._cache_dir),
+            rules=asdict(self._rules),
         )
         worker = await self._workers.spawn(assignment, connection)
         self._pool.advance(lease.id, LeaseEvent.START)

@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
@@ -26,7 +26,7 @@ from bitfusion.errors import BitfusionError, DeviceError
 from bitfusion.session.hello import Welcome
 from bitfusion.session.server import ServerSession
 from bitfusion.transport.address import prepare
-from bitfusion.types import DeviceSpec
+from bitfusion.types import DeviceSpec, KernelRules
 from bitfusion.version import WIRE_VERSION
 from bitfusion.wire.connection import Connection
 from bitfusion.wire.states import Role, State
@@ -59,6 +59,7 @@ class Assignment:
     spec: dict[str, str | int]
     memory_limit: int
     cache_dir: str | None
+    rules: dict[str, float | str | None] = field(default_factory=dict)
 
 
 def work(assignment: Assignment, connection: socket.socket, lifeline: int) -> int:
@@ -102,7 +103,8 @@ def _fault(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
 
 def _open(assignment: Assignment) -> tuple[Device, SessionMemory]:
     spec = DeviceSpec(**assignment.spec)  # type: ignore[arg-type]  # asdict of one
-    device = open_device(spec, cache_dir=_cache_dir(assignment, OBJECTS))
+    rules = KernelRules(**assignment.rules)  # type: ignore[arg-type]  # asdict of one
+    device = open_device(spec, cache_dir=_cache_dir(assignment, OBJECTS), rules=rules)
     limit = assignment.memory_limit // limits.MEMORY_CHUNK_SIZE * limits.MEMORY_CHUNK_SIZE
     size = max(limit * RANGE_FACTOR, limits.GIB)
     return device, SessionMemory(device, device.reserve(size), size, limit)

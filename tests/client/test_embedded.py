@@ -13,7 +13,7 @@ import pytest
 
 import bitfusion
 from bitfusion.client import embedded
-from bitfusion.errors import ConfigError, SessionError, UnreachableError
+from bitfusion.errors import ConfigError, KernelFaultError, SessionError, UnreachableError
 from tests.client.faces import done
 from tests.scenarios.programs import running
 
@@ -176,3 +176,39 @@ async def test_a_cancelled_connect_leaves_nothing_running():
     for thread in threading.enumerate():
         if thread.name == "bitfusion-release":
             thread.join()
+
+
+ENDLESS = """
+.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry kernel() { AGAIN: bra AGAIN; }
+"""
+
+
+def test_it_holds_kernels_to_what_the_environment_says(monkeypatch):
+    monkeypatch.setenv("BITFUSION_DEVICES", "virtual:1x64MiB")
+    monkeypatch.setenv("BITFUSION_KERNEL_TIMEOUT", "0.1")
+    monkeypatch.setenv("BITFUSION_CHECK", "global")
+    with bitfusion.connect(memory="4MiB") as client:
+        client.load_module(ENDLESS).function("kernel").launch(1, 1, b"")
+        with pytest.raises(KernelFaultError, match="ran longer than the device allows") as caught:
+            client.synchronize()
+    assert caught.value.cuda_name == "CUDA_ERROR_LAUNCH_TIMEOUT"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KERNEL_TIMEOUT", "0"),
+        ("KERNEL_TIMEOUT", "-1"),
+        ("KERNEL_TIMEOUT", "nan"),
+        ("KERNEL_TIMEOUT", "inf"),
+        ("KERNEL_TIMEOUT", "1 h"),
+        ("CHECK", "ALL"),
+    ],
+)
+def test_rules_that_cannot_be(monkeypatch, name, value):
+    monkeypatch.setenv(f"BITFUSION_{name}", value)
+    with pytest.raises(ConfigError, match=f"BITFUSION_{name}={value!r} cannot be"):
+        bitfusion.connect(memory="4MiB")

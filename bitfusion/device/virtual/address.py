@@ -187,7 +187,7 @@ def _check_shared(e: Emitter, address: Value, size: int) -> Value:
 
     def slow_path() -> Value:
         function = RUNTIME_FUNCTIONS["ptx_badwindow"]
-        where = (*e.thread_index64(), e.current.line)
-        return e.call_external(function, e.address(BLOCK_POINTER), address, size, *where, attributes=" cold")
+        block, line = e.address(BLOCK_POINTER), e.current.line
+        return e.call_external(function, block, address, size, *e.thread_index64(), line, attributes=" cold")
 
     return e.unless(good, address, slow_path)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import threading
 import time
+from contextlib import nullcontext
 from typing import Final
 
 from bitfusion.device.virtual.crew import Crew
@@ -21,6 +21,7 @@ from bitfusion.device.virtual.mapping import Mapping
 from bitfusion.device.virtual.memory import DeviceMemory
 from bitfusion.device.virtual.module import VirtualFunction
 from bitfusion.device.virtual.runtime import Runtime
+from bitfusion.device.virtual.watchdog import Watchdog
 from bitfusion.errors import LaunchError
 from bitfusion.limits import KIB, MIB
 from bitfusion.session.output import Output
@@ -57,7 +58,7 @@ class Launcher:
     def __init__(self, memory: DeviceMemory, runtime: Runtime, timeout_s: float | None) -> None:
         self.busy_ns = 0
         self._runtime = runtime
-        self._timeout_s = timeout_s
+        self._watchdog = None if timeout_s is None else Watchdog(timeout_s, self._expire)
         self._aborted = False
         self._crew: Crew | None = None
         self._blocks: list[Mapping] = []
@@ -150,16 +151,10 @@ class Launcher:
         return self._crew
 
     def _run(self, workers: int, helpers: int) -> None:
-        timer = None
-        if self._timeout_s is not None:
-            timer = threading.Timer(self._timeout_s, self._expire)
-            timer.start()
         started = time.perf_counter_ns()
-        self._runtime.run_grid(self._address, self._blocks[0].address, workers, helpers)
+        with nullcontext() if self._watchdog is None else self._watchdog.watch():
+            self._runtime.run_grid(self._address, self._blocks[0].address, workers, helpers)
         self.busy_ns += time.perf_counter_ns() - started
-        if timer is not None:
-            timer.cancel()
-            timer.join()  # it must not stop the next grid
 
     def _expire(self) -> None:
         """The time is over: stop the grid, unless it has failed by itself."""
@@ -179,6 +174,8 @@ class Launcher:
 
     def close(self) -> None:
         """End the threads and give the memory back; no grid may be running."""
+        if self._watchdog is not None:
+            self._watchdog.close()
         if self._crew is not None:
             self._crew.close()
             self._crew = None

@@ -206,6 +206,11 @@ class CompileOptions:
     """Decide bounds tests once for a row of threads where possible."""
 
 
+def checking(check: str) -> CompileOptions:
+    """The options for one of ``types.CHECKS``."""
+    return CompileOptions(bounds_check=check != "none", shared_check=check == "all")
+
+
 @dataclass(frozen=True, slots=True)
 class Variable:
     """A ``.global`` or ``.const`` variable: ``offset`` and ``size`` in bytes inside the module's one allocation."""

@@ -27,14 +27,14 @@ _TEXT_SIZE_MAX: Final = 8 * 1024
 """Bytes of one converted value: a text or a width of some KiB; a float has 1400 at most."""
 
 _WIDE: Final = (b"ll", b"l", b"j", b"z", b"t")
-_MISFITS: Final = {b"c": _WIDE + (b"h", b"hh"), b"s": _WIDE + (b"h", b"hh"), b"p": _WIDE + (b"h", b"hh")}
-"""Lengths that C gives another meaning, or none."""
+_WITHOUT_LENGTH: Final = (b"c", b"s", b"p")
+"""With a length C means wide letters by them, or nothing."""
 
 _snprintf = ctypes.CDLL(None).snprintf
 _snprintf.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
 
 
-class MissingArgument(Exception):
+class MissingArgumentError(Exception):
     """A conversion wants more than the kernel has packed."""
 
 
@@ -50,10 +50,10 @@ class _PackedArguments:
         return int.from_bytes(self.take(size), "little", signed=signed)
 
     def take(self, size: int) -> bytes:
-        """MissingArgument behind the end, and from the 33rd on."""
+        """MissingArgumentError behind the end, and from the 33rd on."""
         start = -(-self._offset // size) * size
         if start + size > len(self._packed) or self.count == ARGUMENTS_MAX:
-            raise MissingArgument
+            raise MissingArgumentError
         self._offset = start + size
         self.count += 1
         return self._packed[start : start + size]
@@ -69,7 +69,7 @@ def format_printf(template: bytes, packed: bytes, text_at: Callable[[int], bytes
     def convert(match: re.Match[bytes]) -> bytes:
         try:
             return _convert(match, arguments, text_at)
-        except MissingArgument:
+        except MissingArgumentError:
             return match[0]
 
     return _CONVERSION.sub(convert, template), arguments.count
@@ -79,7 +79,7 @@ def _convert(match: re.Match[bytes], arguments: _PackedArguments, text_at: Calla
     kind, length = match["kind"], match["length"] or b""
     if kind is None:
         return b"%"
-    if length in _MISFITS.get(kind, ()):
+    if length and kind in _WITHOUT_LENGTH:
         return match[0]
     layout = b"%" + match["flags"] + _number(match["width"], arguments)
     if match["precision"] is not None:
