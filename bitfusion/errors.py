@@ -29,7 +29,7 @@
     |  |- LaunchError             a launch configuration or its arguments do not fit
     |  |- KernelFaultError        a kernel failed while running; the session is poisoned
     |  |- KernelRaisedError       a kernel compiled with debug raised an exception, or an assertion in it failed
-    |  `- UnsupportedError        this device cannot do it; names the instruction or feature
+    |  `- UnsupportedError        this device cannot do it; names the instruction or feature (also a NotImplementedError)
     `- KernelError                a kernel could not be made
        |- KernelSourceError       the source is not a kernel, or captures what cannot travel
        |- KernelTypeError         argument types that do not fit (also a TypeError)
@@ -281,7 +281,7 @@ class KernelRaisedError(DeviceError):
     name = "KERNEL_RAISED"
 
 
-class UnsupportedError(DeviceError):
+class UnsupportedError(DeviceError, NotImplementedError):
     """This device cannot do it. Details: ``instruction`` or ``feature``."""
 
     code = 57

@@ -19,8 +19,12 @@ PAIRS = [
     (client.Module, async_client.AsyncModule),
 ]
 
-BLOCKING_ONLY = {"__enter__", "__exit__", "__setitem__", "__init__"}
-"""What Python calls by itself and nobody could await; setitem and getitem stand beside the operators."""
+BLOCKING_ONLY = {
+    *("__enter__", "__exit__", "__setitem__", "__init__"),
+    *("refresh", "legacy_default_stream", "per_thread_default_stream", "external_stream", "add_callback", "async_done"),
+}
+"""What Python calls by itself and nobody could await (setitem and getitem stand beside the operators), and what numba.cuda has for
+threads and mapped memory."""
 
 ASYNCIO_ONLY = {"__aenter__", "__aexit__", "__init__"}
 

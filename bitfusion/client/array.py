@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from bitfusion.client import copies
-from bitfusion.client.core import Core, Owned, check_memory, check_session
+from bitfusion.client.core import LEGACY_STREAM, Core, Owned, check_memory, check_session
 from bitfusion.client.host import HostArray, broadcast, cast, check_dtype, fitting, writable
 from bitfusion.client.layout import Layout, c_strides, f_strides
 from bitfusion.kernels.packing import Argument, array_argument, record_argument
@@ -88,14 +88,14 @@ class BaseArray(Generic[C]):
 
     @property
     def __cuda_array_interface__(self) -> dict[str, object]:
-        """CUDA Array Interface version 3. The address means something on the leased GPU only."""
+        """CUDA Array Interface version 3. Address and stream mean something in this session only."""
         return {
             "shape": self.shape,
             "strides": None if self.is_c_contiguous() else self.strides,
             "data": (self.address, False),
             "typestr": self.dtype.str,
             "descr": self.dtype.descr,
-            "stream": None,
+            "stream": None if self.stream == 0 else int(self.stream) or LEGACY_STREAM,
             "version": 3,
         }
 
@@ -151,13 +151,13 @@ class BaseArray(Generic[C]):
         return self._view(self.layout.transpose(order))
 
     def reshape(self, *shape: Any, order: str = "C") -> Self:
-        """The same elements in another shape. ValueError where that would need a copy."""
+        """The same elements in another shape. UnsupportedError (a NotImplementedError) where that would need a copy."""
         return self._view(
             self.layout.reshape(shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape, order)
         )
 
     def ravel(self, order: str = "C", stream: BaseStream[C] | int = 0) -> Self:
-        """One dimension. ValueError where that would need a copy."""
+        """One dimension. UnsupportedError (a NotImplementedError) where that would need a copy."""
         return self._view(self.layout.reshape((-1,), order), stream=stream)
 
     def squeeze(self, axis: int | Sequence[int] | None = None, stream: BaseStream[C] | int = 0) -> Self:
@@ -200,9 +200,9 @@ class BaseArray(Generic[C]):
     def _view(self, layout: Layout, dtype: np.dtype[Any] | None = None, stream: BaseStream[C] | int = 0) -> Self:
         return type(self)(self.client, self.allocation, layout, dtype or self.dtype, stream or self.stream)
 
-    def laid_out(self, layout: Layout) -> Self:
+    def laid_out(self, layout: Layout, dtype: np.dtype[Any] | None = None, stream: BaseStream[C] | int = 0) -> Self:
         """The same memory with another shape and other strides, which the caller knows to stay inside it."""
-        return self._view(layout)
+        return self._view(layout, dtype, stream)
 
     def _select(self, key: object) -> tuple[Layout, np.dtype[Any]]:
         """The layout and dtype that an index, or a field's name, selects."""
@@ -265,7 +265,9 @@ class DeviceArray(BaseArray["Client"]):
         self, out: HostArray | None = None, stream: BaseStream[Client] | int = 0, *, ary: HostArray | None = None
     ) -> HostArray:
         """The elements, in ``out`` (same shape and dtype, any strides) or in a new array. TypeError, ValueError if ``out`` does not fit."""
-        return self.client.run(self._download(stream, ary if out is None else out))
+        host = self.client.run(self._download(stream, ary if out is None else out))
+        self.client.refresh()
+        return host
 
     def copy_to_device(self, ary: object, stream: BaseStream[Client] | int = 0) -> None:
         """Copy a host or device array of the same shape and dtype into this one."""

@@ -20,7 +20,15 @@ from numpy.typing import DTypeLike
 from bitfusion import limits
 from bitfusion.client import copies, operations
 from bitfusion.client.array import BaseArray, new_layout
-from bitfusion.client.core import Core, Owned, check_handle, check_memory, check_session
+from bitfusion.client.core import (
+    LEGACY_STREAM,
+    PER_THREAD_STREAM,
+    Core,
+    Owned,
+    check_handle,
+    check_memory,
+    check_session,
+)
 from bitfusion.client.host import check_dtype, host_order
 from bitfusion.client.operations import Kernel
 from bitfusion.client.output import OnOutput, Screen
@@ -118,22 +126,36 @@ class BaseClient:
         return array
 
 
-class BaseStream(Generic[C]):
-    """A queue of work on the device. ``handle`` 0 is the default stream."""
+_NAMES = {
+    0: "<Default CUDA stream>",
+    LEGACY_STREAM: "<Legacy default CUDA stream>",
+    PER_THREAD_STREAM: "<Per-thread default CUDA stream>",
+}
 
-    def __init__(self, client: C, handle: Owned) -> None:
+
+class BaseStream(Generic[C]):
+    """A queue of work on the device. ``handle`` 0 is the default stream.
+
+    ``int(stream)`` is what the CUDA Array Interface calls it: a number of this session's, or CUDA's for a default stream. ``external``
+    streams were made elsewhere and came by their number.
+    """
+
+    def __init__(self, client: C, handle: Owned, called: int | None = None, *, external: bool = False) -> None:
         self.client = client
         self.handle = handle
+        self.external = external
+        self._called = called
 
     def __int__(self) -> int:
-        return self.handle.number
+        return self.handle.number if self._called is None else self._called
 
-    def __bool__(self) -> bool:
-        """False for the default stream, so that ``stream or other`` prefers a real one."""
-        return self.handle.number != 0
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """The CUDA stream protocol, version 0."""
+        return 0, int(self)
 
     def __repr__(self) -> str:
-        return f"<stream {self.handle.number}>" if self else "<default stream>"
+        origin = "External " if self.external else ""
+        return _NAMES.get(int(self), f"<{origin}CUDA stream {int(self)}>")
 
     @property
     def number(self) -> int:

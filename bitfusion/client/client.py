@@ -6,8 +6,8 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -27,11 +27,18 @@ from bitfusion.client.base import (
     hello,
     opening,
 )
+from bitfusion.client.callbacks import SUCCESS, UNKNOWN, Callbacks
+from bitfusion.client.core import LEGACY_STREAM, PER_THREAD_STREAM, Owned
+from bitfusion.client.mirror import Mirror
 from bitfusion.client.operations import MemoryInfo
 from bitfusion.client.output import OnOutput, Screen, check_on_output
 from bitfusion.client.settings import target_of, token_of
+from bitfusion.errors import BitfusionError, UnsupportedError
 from bitfusion.session.client import ClientSession, Operation
 from bitfusion.transport.blocking import open_session
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -108,6 +115,11 @@ class Client(BaseClient):
         self._transport = transport
         self._lock = threading.RLock()
         self._default = default_stream(self.core)
+        self._streams: weakref.WeakValueDictionary[int, Owned] = weakref.WeakValueDictionary()
+        self._of_thread = threading.local()
+        self.callbacks = Callbacks()
+        self.mirrors: weakref.WeakSet[Mirror] = weakref.WeakSet()
+        """Host memory whose content is the device's since a launch took it; it comes back when the host waits for the device."""
         self._finalizer = weakref.finalize(self, _close, transport, self._lock, private, self._screen)
         _open.add(self)
 
@@ -119,6 +131,12 @@ class Client(BaseClient):
             finally:
                 if self._transport.session.output:
                     self._screen.show()
+
+    def refresh(self) -> None:
+        """Bring the content of mapped memory back to the host; called after every wait for the device."""
+        while self.mirrors:
+            for mirror in list(self.mirrors):
+                mirror.fetch()
 
     def close(self) -> None:
         """End the session: posted work is sent, the lease and all it held go back. Safe to call again."""
@@ -159,9 +177,39 @@ class Client(BaseClient):
         """Stream 0."""
         return Stream(self, self._default)
 
+    @property
+    def legacy_default_stream(self) -> Stream:
+        """Stream 0, by the name of its rule: its work waits for that of all other streams, and theirs for its."""
+        return Stream(self, self._default, LEGACY_STREAM)
+
+    @property
+    def per_thread_default_stream(self) -> Stream:
+        """A stream of the calling thread's own, made when it first asks for it."""
+        handle: Owned | None = getattr(self._of_thread, "handle", None)
+        if handle is None:
+            handle = self._of_thread.handle = self.stream().handle
+        return Stream(self, handle, PER_THREAD_STREAM)
+
     def stream(self) -> Stream:
         """A new stream."""
-        return Stream(self, self.run(operations.create_stream(self.core)))
+        handle = self.run(operations.create_stream(self.core))
+        self._streams[handle.number] = handle
+        return Stream(self, handle)
+
+    def external_stream(self, number: int) -> Stream:
+        """The stream that ``int(stream)`` gave the number of. UnsupportedError for any that is not this session's."""
+        if number in (0, LEGACY_STREAM):
+            return Stream(self, self._default, number, external=True)
+        if number == PER_THREAD_STREAM:
+            return self.per_thread_default_stream
+        handle = self._streams.get(number)
+        if handle is None:
+            raise UnsupportedError(
+                f"the stream {number:#x} is none of this session's: one that another library made is on a GPU of this machine, "
+                "not on the leased one",
+                feature="external streams",
+            )
+        return Stream(self, handle, external=True)
 
     def event(self, timing: bool = True) -> Event:
         """A new event."""
@@ -170,6 +218,7 @@ class Client(BaseClient):
     def synchronize(self) -> None:
         """Wait for all work on the device. Raises what failed before."""
         self.run(operations.synchronize(self.core, everything=True))
+        self.refresh()
 
     # kernels
 
@@ -202,10 +251,14 @@ class Stream(BaseStream[Client]):
     def synchronize(self) -> None:
         """Wait until the stream's work is done."""
         self.client.run(operations.synchronize(self.client.core, self.number))
+        self.client.refresh()
 
     def query(self) -> bool:
         """Whether the stream's work is done."""
-        return self.client.run(operations.query_stream(self.client.core, self.number))
+        done = self.client.run(operations.query_stream(self.client.core, self.number))
+        if done:
+            self.client.refresh()
+        return done
 
     def wait_event(self, event: Event) -> None:
         """Later work of the stream waits for the event."""
@@ -216,6 +269,36 @@ class Stream(BaseStream[Client]):
         """Wait for the stream's work when the block ends."""
         yield self
         self.synchronize()
+
+    def add_callback(self, callback: Callable[[Stream, int, Any], object], arg: Any = None) -> None:
+        """Call ``callback(stream, status, arg)`` once the stream's work so far is done; ``status`` is 0, or 999 if it failed.
+
+        From a thread of its own; what it raises becomes a warning.
+        """
+        self._when_done(lambda failure: callback(self, SUCCESS if failure is None else UNKNOWN, arg))
+
+    def async_done(self) -> asyncio.Future[Stream]:
+        """An awaitable of the running loop: the stream, once its work so far is done. Raises what failed."""
+        import asyncio  # which few blocking programs need
+
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Stream] = loop.create_future()
+
+        def resolve(failure: BitfusionError | None) -> None:
+            if future.done():
+                return
+            if failure is None:
+                future.set_result(self)
+            else:
+                future.set_exception(failure)
+
+        self._when_done(lambda failure: loop.call_soon_threadsafe(resolve, failure))
+        return future
+
+    def _when_done(self, done: Callable[[BitfusionError | None], object]) -> None:
+        event = self.client.event(timing=False)
+        event.record(self)
+        self.client.callbacks.add(event.synchronize, done)
 
 
 class Event(BaseEvent[Client]):
@@ -228,6 +311,7 @@ class Event(BaseEvent[Client]):
     def synchronize(self) -> None:
         """Wait for the event."""
         self.client.run(operations.synchronize_event(self.client.core, self.handle))
+        self.client.refresh()
 
     def wait(self, stream: BaseStream[Client] | int = 0) -> None:
         """Later work of the stream waits for the event."""
@@ -235,7 +319,10 @@ class Event(BaseEvent[Client]):
 
     def query(self) -> bool:
         """Whether the event has come."""
-        return self.client.run(operations.query_event(self.client.core, self.handle))
+        done = self.client.run(operations.query_event(self.client.core, self.handle))
+        if done:
+            self.client.refresh()
+        return done
 
     def elapsed_time(self, evtend: Event) -> float:
         """Milliseconds on the device from this event to ``evtend``. InvalidHandleError if not both were recorded with timing."""

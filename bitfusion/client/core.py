@@ -14,6 +14,12 @@ from bitfusion.errors import InvalidAddressError, InvalidHandleError, SessionClo
 from bitfusion.session.client import ClientSession
 from bitfusion.wire.operations import Opcode
 
+LEGACY_STREAM, PER_THREAD_STREAM = 1, 2
+"""CUDA's numbers for its default streams, beside 0 (cuda.h, CU_STREAM_LEGACY and CU_STREAM_PER_THREAD)."""
+
+HANDLE_MIN = 16
+"""The first handle, so that no stream has the number of a default stream."""
+
 
 class Owned:
     """Something the session holds for this object: released by ``opcode`` when the object dies or is freed.
@@ -38,6 +44,9 @@ class Owned:
 
     __del__ = free
 
+    def __int__(self) -> int:
+        return self.number
+
     def belongs_to(self, core: Core) -> bool:
         """Whether it is of this session."""
         return self._dead is core.dead
@@ -53,7 +62,7 @@ class Core:
         self.dead: deque[tuple[int, int]] = deque()
         self.sources: set[bytes] = set()
         """Hashes of the kernel sources this session has been sent."""
-        self._numbers = count(1)
+        self._numbers = count(HANDLE_MIN)
 
     def next_number(self) -> int:
         """A number for a new handle; one sequence serves every kind, and none is used twice."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from operator import index as to_index
 from typing import TypeAlias
 
+from bitfusion.errors import UnsupportedError
+
 Shape: TypeAlias = tuple[int, ...]
 Index: TypeAlias = "int | slice | None | ellipsis"  # noqa: F821 (a name that only type checkers know)
 
@@ -87,9 +89,14 @@ class Layout:
         )
 
     def reshape(self, shape: Sequence[int], order: str = "C") -> Layout:
-        """The same elements as another shape, where that needs no copy. ValueError if it does or the sizes differ."""
-        if order not in ("C", "F"):
-            raise ValueError(f"order must be 'C' or 'F', not {order!r}")
+        """The same elements as another shape. UnsupportedError where that needs a copy, ValueError if the sizes differ.
+
+        ``order`` is that of the elements: ``C``, ``F``, or ``A`` for that in which they lie.
+        """
+        if order not in ("C", "F", "A"):
+            raise ValueError(f"order must be 'C', 'F' or 'A', not {order!r}")
+        if order == "A":
+            order = "F" if self.is_f_contiguous and not self.is_c_contiguous else "C"
         target = _complete(tuple(to_index(length) for length in shape), self.size)
         if order == "F":
             reverse = Layout(self.offset, self.shape[::-1], self.strides[::-1], self.itemsize).reshape(target[::-1])
@@ -98,8 +105,8 @@ class Layout:
             return Layout(self.offset, target, c_strides(target, self.itemsize), self.itemsize)
         strides = _split(self._merged(), target)
         if strides is None:
-            raise ValueError(
-                f"an array of shape {self.shape} and strides {self.strides} cannot be reshaped to {target} without a copy"
+            raise UnsupportedError(
+                f"operation requires copying: shape {self.shape} with strides {self.strides} cannot become {target} as it is"
             )
         return Layout(self.offset, target, strides, self.itemsize)
 

@@ -12,6 +12,7 @@ import numpy as np
 from bitfusion.client.array import DeviceArray
 from bitfusion.client.client import Client
 from bitfusion.client.core import check_memory, check_session
+from bitfusion.cuda.mapped import MappedArray
 from bitfusion.cuda.memory import as_cuda_array, is_cuda_array
 
 CopyBack: TypeAlias = tuple[DeviceArray, Any]
@@ -57,6 +58,9 @@ def _ready(client: Client, value: Any, stream: Any, back: list[CopyBack]) -> Any
     if isinstance(given, tuple):
         items = (item if isinstance(item, Hint) else type(hint)(item) for item in given)
         return tuple(_ready(client, item, stream, back) for item in items)
+    if isinstance(given, MappedArray) and (mirror := given.on_device(stream)) is not None:
+        check_session(client.core, mirror.client.core)
+        return mirror
     if isinstance(given, np.ndarray | np.void):
         array = _copied(client, given, hint, stream)
         if hint.copied_back and _writable(given):

@@ -1,25 +1,27 @@
-"""Memory: device arrays, and the host memory that numba.cuda pins for faster copies, which over a network is ordinary memory.
-
-Mapped and managed memory cannot be offered: a kernel would have to reach into this machine's memory while it runs.
-"""
+"""Memory: device arrays, and the host memory that numba.cuda pins for faster copies, which over a network is ordinary memory."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from bitfusion.client.array import DeviceArray, new_layout
+from bitfusion.client.client import Stream
 from bitfusion.client.core import Owned
 from bitfusion.client.host import check_dtype, host_order
 from bitfusion.client.layout import Layout, c_strides
 from bitfusion.cuda.current import current
 from bitfusion.errors import UnsupportedError
 from bitfusion.wire.operations import Opcode
+
+SYNC_VARIABLE = "NUMBA_CUDA_ARRAY_INTERFACE_SYNC"
+"""Numba's variable: ``0`` means that streams of arrays that come through the CUDA Array Interface are not awaited."""
 
 
 def to_device(obj: Any, stream: Any = 0, copy: bool = True, to: DeviceArray | None = None) -> DeviceArray:
@@ -45,10 +47,10 @@ def device_array(
 
 def device_array_like(ary: Any, stream: Any = 0) -> DeviceArray:
     """A device array of the shape, dtype and order of ``ary``, its elements not set."""
-    return device_array(ary.shape, ary.dtype, _order(ary), "C", stream)
+    return device_array(ary.shape, ary.dtype, order_of(ary), "C", stream)
 
 
-def _order(ary: DeviceArray | NDArray[Any]) -> tuple[int, ...] | None:
+def order_of(ary: DeviceArray | NDArray[Any]) -> tuple[int, ...] | None:
     """Strides for a new array that lies as ``ary`` does, without its gaps."""
     if isinstance(ary, DeviceArray):
         return host_order(np.lib.stride_tricks.as_strided(np.empty(1, ary.dtype), ary.shape, ary.strides))
@@ -57,9 +59,7 @@ def _order(ary: DeviceArray | NDArray[Any]) -> tuple[int, ...] | None:
 
 def is_cuda_array(obj: Any) -> bool:
     """Whether ``obj`` is in device memory: it has the CUDA Array Interface."""
-    return isinstance(obj, DeviceArray) or (
-        not isinstance(obj, np.ndarray) and hasattr(obj, "__cuda_array_interface__")
-    )
+    return isinstance(obj, DeviceArray) or hasattr(obj, "__cuda_array_interface__")
 
 
 def as_cuda_array(obj: Any, sync: bool = True) -> DeviceArray:
@@ -75,11 +75,14 @@ def as_cuda_array(obj: Any, sync: bool = True) -> DeviceArray:
 
 
 def from_cuda_array_interface(desc: dict[str, Any], owner: object = None, sync: bool = True) -> DeviceArray:
-    """The array that ``desc`` (CUDA Array Interface, version 3) describes. UnsupportedError, InvalidValueError."""
+    """The array that ``desc`` (CUDA Array Interface, version 3) describes. UnsupportedError, InvalidValueError.
+
+    A stream in it is where later copies of the array go, and unless told otherwise its work is awaited.
+    """
     client = current()
     shape, dtype, address = tuple(desc["shape"]), check_dtype(desc["typestr"]), int(desc["data"][0])
     if desc.get("mask") is not None:
-        raise UnsupportedError("masked arrays cannot be used on the device", feature="mask")
+        raise UnsupportedError("Masked arrays are not supported", feature="mask")
     strides = c_strides(shape, dtype.itemsize) if desc.get("strides") is None else tuple(desc["strides"])
     layout = Layout(0, shape, strides, dtype.itemsize)
     low, high = layout.extent
@@ -92,7 +95,10 @@ def from_cuda_array_interface(desc: dict[str, Any], owner: object = None, sync: 
             f"the memory at {address:#x} is not the leased GPU's: arrays of another GPU library are in this machine's own GPU",
             feature="foreign device memory",
         )
-    return DeviceArray(client, _Borrowed(address, owner), layout, dtype)
+    stream = 0 if desc.get("stream") is None else client.external_stream(int(desc["stream"]))
+    if isinstance(stream, Stream) and sync and os.environ.get(SYNC_VARIABLE) != "0":
+        stream.synchronize()
+    return DeviceArray(client, _Borrowed(address, owner), layout, dtype, stream)
 
 
 class _Borrowed(Owned):
@@ -115,7 +121,7 @@ def pinned_array(shape: Any, dtype: DTypeLike = np.float64, strides: Any = None,
 
 def pinned_array_like(ary: DeviceArray | NDArray[Any]) -> NDArray[Any]:
     """A host array of the shape, dtype and order of ``ary``."""
-    return pinned_array(ary.shape, ary.dtype, _order(ary))
+    return pinned_array(ary.shape, ary.dtype, order_of(ary))
 
 
 @contextlib.contextmanager
@@ -128,14 +134,3 @@ def pinned(*arylist: NDArray[Any]) -> Iterator[None]:
 def defer_cleanup() -> Iterator[None]:
     """A block in which numba.cuda frees nothing; here freeing is posted and waits for nothing anyway."""
     yield
-
-
-def mapped_array(*arguments: Any, **keywords: Any) -> NoReturn:
-    """UnsupportedError: see the module."""
-    raise UnsupportedError(
-        "a leased GPU cannot map this machine's memory; use to_device or device_array, and copy_to_host",
-        feature="mapped memory",
-    )
-
-
-mapped = mapped_array_like = managed_array = mapped_array

@@ -16,6 +16,21 @@ def default_stream() -> Stream:
     return current().default_stream
 
 
+def legacy_default_stream() -> Stream:
+    """Stream 0, by its rule: it and all other streams wait for each other."""
+    return current().legacy_default_stream
+
+
+def per_thread_default_stream() -> Stream:
+    """A stream of the calling thread's own."""
+    return current().per_thread_default_stream
+
+
+def external_stream(ptr: int) -> Stream:
+    """A stream of this session by its number, ``int(stream)``. UnsupportedError for any other: those are on this machine."""
+    return current().external_stream(ptr)
+
+
 def event(timing: bool = True) -> Event:
     """A new event; without ``timing`` no times can be taken with it."""
     return current().event(timing)

@@ -242,14 +242,16 @@ def output(
     """Where a kernel writes, and the host array it is copied to afterwards, if the program gave one. ValueError, TypeError."""
     if out is None:
         return client.device_array(shape, dtype, stream=stream), None
-    if not is_cuda_array(out) and not isinstance(out, np.ndarray):
+    if is_cuda_array(out):
+        out = ready(out)
+    elif not isinstance(out, np.ndarray):
         raise TypeError(f"out is an array, not a {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"output shape mismatch: out is {out.shape}, the result {shape}")
     if out.dtype != dtype:
         raise TypeError(f"out is of {out.dtype}, the result of {dtype}")
-    if is_cuda_array(out):
-        return ready(out), None
+    if isinstance(out, DeviceArray):
+        return out, None
     if not out.flags.writeable:
         raise ValueError("out is read-only")
     return client.device_array(shape, dtype, stream=stream), out

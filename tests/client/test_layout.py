@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from bitfusion.client.layout import Layout, c_strides, f_strides, runs
+from bitfusion.errors import UnsupportedError
 
 
 def layout_of(array: np.ndarray, base: np.ndarray) -> Layout:
@@ -72,7 +73,7 @@ def test_reshaping_is_numpys_or_refused(data: st.DataObject) -> None:
     base = np.arange(720, dtype=np.int16).reshape(2, 3, 4, 5, 6)
     view = viewed(base, data.draw(npst.basic_indices(base.shape)))
     view = view.transpose(data.draw(st.permutations(range(view.ndim))))
-    order = data.draw(st.sampled_from("CF"))
+    order = data.draw(st.sampled_from("CFA"))
     if not view.size:
         return
     target = data.draw(
@@ -82,7 +83,7 @@ def test_reshaping_is_numpys_or_refused(data: st.DataObject) -> None:
     layout = layout_of(view, base)
     try:
         found = layout.reshape(target, order)
-    except ValueError:
+    except (ValueError, UnsupportedError):
         assert not np.shares_memory(expected, view)
     else:
         assert np.array_equal(view_of(found, base), expected)

@@ -208,7 +208,7 @@ def test_device_names_on_the_host_say_what_they_are():
     assert repr(cuda.threadIdx) == "<numba.cuda.threadIdx, for kernels>"
 
 
-@pytest.mark.parametrize("name", ["external_stream", "nothing_at_all"])
+@pytest.mark.parametrize("name", ["simulator", "nothing_at_all"])
 def test_names_that_are_not_offered(name):
     assert not hasattr(cuda, name)
     with pytest.raises(AttributeError, match="docs/guide/cuda"):
