@@ -57,7 +57,8 @@ def _ready(client: Client, value: Any, stream: Any, back: list[CopyBack]) -> Any
     given = hint.value
     if isinstance(given, tuple):
         items = (item if isinstance(item, Hint) else type(hint)(item) for item in given)
-        return tuple(_ready(client, item, stream, back) for item in items)
+        ready = tuple(_ready(client, item, stream, back) for item in items)
+        return type(given)._make(ready) if hasattr(given, "_make") else ready  # a named tuple stays one
     if isinstance(given, MappedArray) and (mirror := given.on_device(stream)) is not None:
         check_session(client.core, mirror.client.core)
         return mirror

@@ -28,7 +28,8 @@ from bitfusion.errors import InvalidValueError, KernelTypeError, LaunchError
 from bitfusion.kernels.overloads import best_first
 from bitfusion.kernels.packing import Packer
 from bitfusion.kernels.program import Link
-from bitfusion.kernels.types import Signature, Type, int64, none, typeof
+from bitfusion.kernels.typeof import typeof
+from bitfusion.kernels.types import Signature, Type, int64, none
 from bitfusion.types import Dim3
 from bitfusion.wire.operations import CONFIG, Opcode
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from bitfusion.client import operations
 from bitfusion.client.client import Client, Function
+from bitfusion.client.core import check_session
 from bitfusion.cuda.compiling import compiled
 from bitfusion.cuda.raising import as_raised
 from bitfusion.errors import KernelRaisedError, LaunchError
@@ -44,6 +45,8 @@ class Specialization:
         packer = Packer(signature)
         self.signature = signature
         self._captured, self._options = capture(kernel, links=links), options
+        for array in self._captured.kept:
+            check_session(client.core, array.client.core)
         self.function: Function = client.load_kernel(self._captured.data, encode(signature), options)
         self.number = self.function.handle.number
         self.pack = packer.pack

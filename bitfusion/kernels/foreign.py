@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from bitfusion.errors import KernelTypeError
-from bitfusion.kernels.types import SCALARS, Array, NestedArray, Record, Tuple, Type
+from bitfusion.kernels.named import EnumMember, NamedTuple, enum_parts
+from bitfusion.kernels.types import SCALARS, Array, Chars, NestedArray, Record, Tuple, Type
 
 
 def is_foreign(value: object) -> bool:
@@ -24,6 +25,12 @@ def foreign_type(value: Any) -> Type:
     match type(value).__name__:
         case "Array":
             return Array(foreign_type(value.dtype), value.ndim, value.layout)
+        case "NamedUniTuple" | "NamedTuple":
+            return NamedTuple(value.instance_class.__name__, value.fields, [foreign_type(item) for item in value.types])
+        case "CharSeq" | "UnicodeCharSeq" as word:
+            return Chars("S" if word == "CharSeq" else "U", value.count)
+        case "EnumMember" | "IntEnumMember":
+            return EnumMember(*enum_parts(value.instance_class))
         case "UniTuple" | "Tuple":
             return Tuple([foreign_type(element) for element in value.types])
         case "Record":

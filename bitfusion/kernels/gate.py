@@ -8,6 +8,7 @@ from outside are rewritten to what they stand for, so no name of the client's ca
 from __future__ import annotations
 
 import ast
+import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 
 from bitfusion.errors import KernelTypeError, RemoteProtocolError
 from bitfusion.kernels import names, program, syntax
-from bitfusion.kernels.constants import decode_constant, holds_text
+from bitfusion.kernels.constants import DeviceConstant, decode_constant, holds_text
 from bitfusion.kernels.options import Options
 from bitfusion.kernels.options import decode as decode_options
 from bitfusion.kernels.signatures import decode_signature
@@ -191,7 +192,13 @@ def _may_follow(value: Path | Bound, rest: list[str]) -> bool:
     match value:
         case Path(path=path):
             return not rest or (len(rest) == 1 and names.is_allowed(f"{path}.{rest[0]}"))
-        case Constant(value=np.ndarray() | np.generic() | int() | float() | complex()):
+        case Constant(value=enum.EnumMeta() as kind):
+            return rest[:1] == [] or (rest[0] in kind.__members__ and rest[1:] in ([], ["value"]))
+        case Constant(value=enum.Enum()):
+            return rest in ([], ["value"])
+        case Constant(value=tuple() as items):
+            return not rest or (len(rest) == 1 and rest[0] in getattr(items, "_fields", ()))
+        case Constant(value=np.ndarray() | DeviceConstant() | np.generic() | int() | float() | complex()):
             return VALUE_MEMBERS.issuperset(rest)
     return not rest
 

@@ -8,7 +8,9 @@ from numba.cuda import types as numba_types
 from numba.cuda.np.numpy_support import from_dtype as numba_from_dtype
 
 from bitfusion.errors import KernelTypeError
-from bitfusion.kernels.types import Array, NestedArray, Record, Scalar, Signature, Tuple, Type
+from bitfusion.kernels.constants import DeviceConstant
+from bitfusion.kernels.named import EnumMember, NamedTuple, enum_class, tuple_class
+from bitfusion.kernels.types import Array, Chars, NestedArray, Record, Scalar, Signature, Tuple, Type
 
 
 def numba_type(kind: Type) -> Any:
@@ -20,10 +22,21 @@ def numba_type(kind: Type) -> Any:
             return numba_types.NestedArray(numba_type(kind.dtype), kind.shape)
         case Record():
             return numba_from_dtype(kind.dtype)
+        case NamedTuple():
+            return numba_types.BaseTuple.from_types(
+                [numba_type(element) for element in kind.elements], tuple_class(kind.class_name, kind.fields)
+            )
+        case EnumMember():
+            made = enum_class(kind.class_name, kind.integer, kind.members)
+            return (numba_types.IntEnumMember if kind.integer else numba_types.EnumMember)(made, numba_type(kind.dtype))
+        case Chars():
+            return (numba_types.CharSeq if kind.kind == "S" else numba_types.UnicodeCharSeq)(kind.count)
         case Tuple():
             return numba_types.BaseTuple.from_types([numba_type(element) for element in kind.elements])
         case Scalar(name="bool"):
             return numba_types.boolean
+        case Scalar(dtype=dtype) if dtype is not None and dtype.kind in "mM":
+            return numba_from_dtype(dtype)
         case Scalar():
             return getattr(numba_types, kind.name)
     raise KernelTypeError(f"{kind} is not the type of a value")
@@ -42,10 +55,26 @@ def declared_types(signature: Signature) -> tuple[tuple[Any, ...], Any]:
     return arguments, None if signature.return_type.name == "none" else numba_type(signature.return_type)
 
 
+class DeviceArray:
+    """An array in device memory as Numba takes it from a kernel's names."""
+
+    def __init__(self, constant: DeviceConstant) -> None:
+        assert isinstance(constant.type, Scalar) and constant.type.dtype is not None
+        self.__cuda_array_interface__ = {
+            "shape": constant.shape,
+            "strides": constant.strides,
+            "typestr": constant.type.dtype.str,
+            "data": (constant.address, False),
+            "version": 3,
+        }
+
+
 def numba_value(value: object) -> object:
     """A constant as Numba is to see it: our types become its own, everything else is what it is."""
+    if isinstance(value, DeviceConstant):
+        return DeviceArray(value)
     if isinstance(value, Type):
         return numba_type(value)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return tuple(map(numba_value, value))
     return value

@@ -16,6 +16,7 @@ none       u64 = 0 (an opaque pointer nobody reads)
 
 from __future__ import annotations
 
+import enum
 import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,19 @@ from typing import Any
 import numpy as np
 
 from bitfusion.errors import KernelTypeError
-from bitfusion.kernels.types import SCALARS, Array, Record, Scalar, Signature, Tuple, Type, from_dtype, layout_of
+from bitfusion.kernels.named import EnumMember
+from bitfusion.kernels.types import (
+    DATES,
+    SCALARS,
+    Array,
+    Record,
+    Scalar,
+    Signature,
+    Tuple,
+    Type,
+    from_dtype,
+    layout_of,
+)
 
 FORMATS = {
     "bool": "?",
@@ -41,7 +54,7 @@ FORMATS = {
     "float32": "f",
     "float64": "d",
 }
-"""``struct`` codes of the scalar types that are one parameter."""
+"""``struct`` codes of the scalar types that are one parameter; dates are 64-bit integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +92,7 @@ class Packer:
         self.args = signature.args
         self._expected = tuple(_accepted(kind) for kind in self.args)
         self._steps = tuple(_convert(kind) for kind in self.args)
-        self._plain = not any(isinstance(kind, Tuple) or kind in _CONVERTED for kind in self.args)
+        self._plain = not any(isinstance(kind, Tuple | EnumMember) or kind in _CONVERTED for kind in self.args)
         layout = "<"
         self.parameters: tuple[tuple[int, int], ...] = ()
         self.size = 0
@@ -132,8 +145,8 @@ class _UnfitError(Exception):
     """A value that does not fit its parameter; the text says what was given."""
 
 
-_CONVERTED = frozenset({SCALARS["complex64"], SCALARS["complex128"], SCALARS["none"], SCALARS["bool"]})
-"""Scalar types that ``struct`` cannot take as they are: None is no number, complex is two, '?' takes any object."""
+_CONVERTED = frozenset([*(SCALARS[name] for name in ("complex64", "complex128", "none", "bool")), *DATES.values()])
+"""Scalar types that ``struct`` cannot take as they are: None is no number, complex is two, '?' takes any object, a date is no integer."""
 
 
 def _accepted(kind: Type) -> frozenset[Type] | None:
@@ -160,13 +173,15 @@ def _codes(kind: Type) -> Iterator[tuple[str, int, int, tuple[int, ...]]]:
                 yield from _codes(element)
         case Scalar(name="none"):
             yield "Q", 8, 8, (8,)
+        case EnumMember():
+            yield from _codes(kind.dtype)
         case Scalar(name="complex64" | "complex128", dtype=dtype) if dtype is not None:
             part = dtype.itemsize // 2
             code = "f" if part == 4 else "d"
             yield code, part, part, (part,)
             yield code, part, part, (part,)
         case Scalar(dtype=dtype) if dtype is not None:
-            yield FORMATS[kind.name], dtype.itemsize, dtype.itemsize, (dtype.itemsize,)
+            yield FORMATS.get(kind.name, "q"), dtype.itemsize, dtype.itemsize, (dtype.itemsize,)
         case _:
             raise KernelTypeError(f"a kernel cannot take {kind} as an argument")
 
@@ -181,7 +196,12 @@ def _convert(kind: Type) -> Callable[[Any], list[Any]]:
             return lambda value: _tuple_fields(steps, value)
         case Scalar(name="none"):
             return _nothing
+        case EnumMember():
+            step = _convert(kind.dtype)
+            return lambda value: step(value.value if isinstance(value, enum.Enum) else value)
         case Scalar(dtype=dtype) if dtype is not None:
+            if dtype.kind in "mM":
+                return lambda value: _to_date(dtype, value)
             convert = {"b": _to_bool, "i": _to_int, "u": _to_int, "f": _to_float, "c": _to_complex}[dtype.kind]
             return lambda value: convert(dtype, _scalar(value))
         case _:
@@ -230,6 +250,12 @@ def _scalar(value: object) -> Any:
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
     return value
+
+
+def _to_date(dtype: np.dtype[Any], value: Any) -> list[Any]:
+    if not isinstance(value, np.datetime64 | np.timedelta64) or value.dtype != dtype:
+        raise _UnfitError(_describe(value))
+    return [int(value.view(np.int64))]
 
 
 def _to_bool(dtype: np.dtype[Any], value: Any) -> list[Any]:

@@ -2,7 +2,8 @@
 
 Owns both forms and their limits. A scalar travels as its name; the rest as arrays that start with a word:
 ``["array", dtype, ndim, layout]``, ``["nested", dtype, shape]``, ``["record", [[name, type, offset], ...], size, aligned]``,
-``["tuple", [type, ...]]``, ``["signature", return type, [type, ...]]``. docs/reference/wire.md describes the same.
+``["tuple", [type, ...]]``, ``["named", name, [field, ...], [type, ...]]``, ``["enum", name, integer, [[member, value], ...]]``,
+``["chars", kind, count]``, ``["signature", return type, [type, ...]]``. docs/reference/wire.md describes the same.
 """
 
 from __future__ import annotations
@@ -12,9 +13,23 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from bitfusion.errors import KernelTypeError, RemoteProtocolError
-from bitfusion.kernels.types import NAMES, SCALARS, Array, NestedArray, Record, Scalar, Signature, Tuple, Type, UniTuple
+from bitfusion.kernels.named import EnumMember, Member, NamedTuple
+from bitfusion.kernels.types import (
+    DATES,
+    NAMES,
+    SCALARS,
+    Array,
+    Chars,
+    NestedArray,
+    Record,
+    Scalar,
+    Signature,
+    Tuple,
+    Type,
+    UniTuple,
+)
 
-Tree: TypeAlias = str | int | bool | Sequence["Tree"]
+Tree: TypeAlias = str | int | float | bool | Sequence["Tree"]
 
 DEPTH_MAX = 16
 """Nesting of a type: records in records in arrays; four is already unusual."""
@@ -72,7 +87,7 @@ def _from_node(node: ast.expr, depth: int) -> Type:
         case ast.Call(func=inner, args=arguments, keywords=[]):
             return _from_call(inner, arguments, depth)
     raise KernelTypeError(
-        f"{ast.unparse(node)!r} is not a type; known are {', '.join(sorted(SCALARS))} and arrays such as float32[:, ::1]"
+        f"{ast.unparse(node)!r} is not a type; known are {', '.join(sorted(set(SCALARS) - set(DATES)))} and arrays such as float32[:, ::1]"
     )
 
 
@@ -108,12 +123,33 @@ def encode(kind: Type) -> Tree:
                 kind.size,
                 kind.aligned,
             )
+        case NamedTuple():
+            return ("named", kind.class_name, kind.fields, tuple(map(encode, kind.elements)))
+        case EnumMember():
+            return ("enum", kind.class_name, kind.integer, tuple(map(_member_tree, kind.members)))
+        case Chars():
+            return ("chars", kind.kind, kind.count)
         case Tuple():
             return ("tuple", tuple(map(encode, kind.elements)))
         case Signature():
             return ("signature", encode(kind.return_type), tuple(map(encode, kind.args)))
         case _:
             return kind.name
+
+
+def _member_tree(member: Member) -> Tree:
+    """A member's value as it travels: a complex number as a pair."""
+    name, value = member
+    return (name, (value.real, value.imag)) if isinstance(value, complex) else (name, value)
+
+
+def _member(tree: object) -> Member:
+    match tree:
+        case [str(name), (bool() | int() | float()) as value]:
+            return name, value
+        case [str(name), [float(real), float(imag)]]:
+            return name, complex(real, imag)
+    raise RemoteProtocolError("a member of an enum must be [name, number]")
 
 
 def decode_signature(tree: object) -> Signature:
@@ -154,13 +190,23 @@ class _Decoder:
                 return Record(tuple(self._field(field, size, depth) for field in fields), size, aligned)
             case ["tuple", [*elements]]:
                 return Tuple([self.decode(element, depth + 1) for element in elements])
+            case ["named", str(name), [*fields], [*elements]] if all(isinstance(field, str) for field in fields):
+                return NamedTuple(
+                    name, [str(field) for field in fields], [self.decode(item, depth + 1) for item in elements]
+                )
+            case ["enum", str(name), bool(integer), [*members]]:
+                return EnumMember(name, integer, tuple(map(_member, members)))
+            case ["chars", ("S" | "U") as kind, int(count)] if type(count) is int:
+                return Chars(kind, count)
             case ["signature", result, [*arguments]] if depth == 0:
                 return Signature(self.decode(result, 1), *(self.decode(argument, 1) for argument in arguments))
-        raise RemoteProtocolError("a type must be a name or one of array, nested, record, tuple with its fields")
+        raise RemoteProtocolError(
+            "a type must be a name or one of array, nested, record, tuple, named, enum, chars with its fields"
+        )
 
     def _element(self, tree: object, depth: int) -> Type:
         kind = self.decode(tree, depth + 1)
-        if not isinstance(kind, Scalar | Record):
+        if not isinstance(kind, Scalar | Chars | Record):
             raise RemoteProtocolError(f"an array cannot hold {kind}")
         return kind
 

@@ -14,6 +14,7 @@ import inspect
 import itertools
 import linecache
 import re
+import struct
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,13 +27,14 @@ import numpy as np
 
 from bitfusion.errors import KernelSourceError, KernelTypeError
 from bitfusion.kernels import names, program, syntax
-from bitfusion.kernels.constants import Plain, encode_constant
+from bitfusion.kernels.constants import DeviceConstant, Plain, encode_constant
 from bitfusion.kernels.external import ExternalFunction
 from bitfusion.kernels.lambdas import lambda_as_function
+from bitfusion.kernels.packing import Argument
 from bitfusion.kernels.program import Link
 from bitfusion.kernels.signatures import encode as encode_signature
 from bitfusion.kernels.types import NAMES as TYPE_NAMES
-from bitfusion.kernels.types import Signature
+from bitfusion.kernels.types import Array, Signature
 
 PLAIN_VALUES = (bool, int, float, complex, str, tuple, np.generic, np.ndarray)
 """Values that are constants whatever else they are: ``from math import pi`` is a number."""
@@ -47,6 +49,8 @@ class Captured:
     digest: bytes
     exceptions: Mapping[str, type[Exception]] = field(default_factory=dict)
     """The classes of the program's own that it may raise, by the names they travel under."""
+    kept: tuple[Any, ...] = ()
+    """Device arrays that it closes over: by their addresses, so they must live as long as it does."""
 
 
 def capture(function: Any, *, name: str | None = None, links: Iterable[Link] = ()) -> Captured:
@@ -63,7 +67,7 @@ def capture(function: Any, *, name: str | None = None, links: Iterable[Link] = (
     captured.number(plain)
     functions = tuple(captured.functions(name))
     data = program.encode(program.Program(functions, tuple(captured.links)))
-    return Captured(functions[0].name, data, sha256(data).digest(), captured.exceptions)
+    return Captured(functions[0].name, data, sha256(data).digest(), captured.exceptions, tuple(captured.kept))
 
 
 def _python_function(value: object) -> FunctionType | None:
@@ -96,6 +100,7 @@ class _Capture:
         self._numbers: dict[_Declared, int] = {}
         self.links: dict[Link, None] = dict.fromkeys(links)
         self.exceptions: dict[str, type[Exception]] = {}
+        self.kept: list[Any] = []
 
     def number(self, function: FunctionType, signatures: tuple[Signature, ...] = (), options: _Options = ()) -> int:
         """The number of a function as it is declared; a new one waits to be captured."""
@@ -170,9 +175,19 @@ class _Capture:
                 f"{key!r} is a plain Python function; a kernel can call it once it is decorated with @cuda.jit(device=True)"
             )
         try:
-            return program.CONSTANT, encode_constant(value)
+            return program.CONSTANT, encode_constant(self._in_device_memory(value))
         except KernelTypeError as error:
             raise _UnfitError(f"{key!r} cannot be used in a kernel: {error.message}{_advice(value)}") from None
+
+    def _in_device_memory(self, value: Any) -> object:
+        """What a kernel closes over of a device array: where it is, and how it lies there. Others are what they are."""
+        argument = getattr(value, "__bitfusion_argument__", None)
+        if not isinstance(argument, Argument) or not isinstance(argument.type, Array):
+            return value
+        self.kept.append(value)
+        _, _, _, _, address, *layout = struct.unpack(f"<5Q{2 * argument.type.ndim}q", argument.data)
+        shape, strides = layout[: argument.type.ndim], layout[argument.type.ndim :]
+        return DeviceConstant(argument.type.dtype, address, tuple(shape), tuple(strides))
 
     def _exception(self, raised: type[Exception]) -> str:
         """The name under which a class travels: its own, numbered if another class has it."""
@@ -300,7 +315,7 @@ def _lookup(function: FunctionType, name: str) -> object:
 
 def _namespace(value: object) -> str | None:
     """The dotted path of a module, or of what stands for one; None for any other value."""
-    if isinstance(value, ModuleType | enum.EnumMeta):
+    if isinstance(value, ModuleType) or (isinstance(value, type) and issubclass(value, enum.Flag)):
         return names.canonical(value.__name__)
     path = value.path if isinstance(value, _Listed) else _own_path(value)
     if path is None:

@@ -1,14 +1,13 @@
 """The types of kernel arguments: objects named and used as Numba's, without Numba.
 
-Owns the type objects (``float32``, ``float32[:, ::1]``, records, tuples, ``void(...)``), their NumPy counterparts and
-``typeof``. Does not own text and wire forms (``signatures``) or the argument bytes (``packing``).
+Owns the type objects (``float32``, ``float32[:, ::1]``, records, tuples, ``void(...)``) and their NumPy counterparts. Does not own named
+tuples and enums (``named``), text and wire forms (``signatures``), the types of values (``typeof``) or the argument bytes (``packing``).
 
 Types are interned: two equal types are one object, so a comparison is ``is`` and costs nothing at a launch.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -21,6 +20,12 @@ DIMENSION_COUNT_MAX = 32
 
 NAME_SIZE_MAX = 128
 """Characters of a record's field name."""
+
+CHARS_COUNT_MAX = 1 << 16
+"""Characters of a string in an array; more is no string that a kernel looks at."""
+
+DATE_UNITS = ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as")
+"""NumPy's units of dates and times (NumPy reference, Datetimes and Timedeltas)."""
 
 
 class Type:
@@ -96,16 +101,16 @@ class Scalar(Type):
 
 
 class Array(Type):
-    """An array: ``dtype`` (Scalar or Record), ``ndim``, ``layout`` ``C``, ``F`` or ``A`` (any strides)."""
+    """An array: ``dtype`` (Scalar, Chars or Record), ``ndim``, ``layout`` ``C``, ``F`` or ``A`` (any strides)."""
 
     __slots__ = ("dtype", "layout", "ndim")
 
-    dtype: Scalar | Record
+    dtype: Scalar | Chars | Record
     ndim: int
     layout: str
 
     def __new__(cls, dtype: Type, ndim: int, layout: str) -> Self:
-        if not isinstance(dtype, Scalar | Record) or dtype is none:
+        if not isinstance(dtype, Scalar | Chars | Record) or dtype is none:
             raise KernelTypeError(f"an array cannot hold {dtype}; it holds numbers, booleans or records")
         if not 0 <= ndim <= DIMENSION_COUNT_MAX or layout not in ("C", "F", "A"):
             raise KernelTypeError(f"an array of {ndim} dimensions and layout {layout!r} cannot be")
@@ -118,16 +123,37 @@ class Array(Type):
         return Array, (self.dtype, self.ndim, self.layout)
 
 
+class Chars(Type):
+    """A string of fixed length as arrays and records hold it: ``kind`` ``S`` (bytes) or ``U`` (Unicode), ``count`` characters."""
+
+    __slots__ = ("count", "dtype", "kind")
+
+    kind: str
+    count: int
+    dtype: np.dtype[Any]
+
+    def __new__(cls, kind: str, count: int) -> Self:
+        if kind not in ("S", "U") or not 0 < count <= CHARS_COUNT_MAX:
+            raise KernelTypeError(f"a string of {count} characters cannot be in an array of a kernel")
+        self, fresh = cls._make(f"[{'char' if kind == 'S' else 'unichr'} x {count}]", kind, count)
+        if fresh:
+            self.kind, self.count, self.dtype = kind, count, np.dtype(f"{kind}{count}")
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Chars, (self.kind, self.count)
+
+
 class NestedArray(Type):
     """An array inside a record: a fixed shape, stored in place in C order."""
 
     __slots__ = ("dtype", "shape")
 
-    dtype: Scalar | Record
+    dtype: Scalar | Chars | Record
     shape: tuple[int, ...]
 
     def __new__(cls, dtype: Type, shape: tuple[int, ...]) -> Self:
-        if not isinstance(dtype, Scalar | Record) or dtype is none:
+        if not isinstance(dtype, Scalar | Chars | Record) or dtype is none:
             raise KernelTypeError(f"an array inside a record cannot hold {dtype}")
         if not 1 <= len(shape) <= DIMENSION_COUNT_MAX or not all(0 < size < 2**31 for size in shape):
             raise KernelTypeError(f"an array inside a record cannot have the shape {shape}")
@@ -231,14 +257,21 @@ none = void = Scalar("none", None)
 NAMES: dict[str, Scalar] = {name: value for name, value in globals().items() if isinstance(value, Scalar)}
 """Every name of a scalar type, aliases too."""
 
-SCALARS: dict[str, Scalar] = {value.name: value for value in NAMES.values()}
+DATES: dict[str, Scalar] = {
+    f"{word}64[{unit}]": Scalar(f"{word}64[{unit}]", f"{code}8[{unit}]")
+    for word, code in (("datetime", "M"), ("timedelta", "m"))
+    for unit in DATE_UNITS
+}
+"""Dates and times by their names, which no kernel can write."""
+
+SCALARS: dict[str, Scalar] = {**{value.name: value for value in NAMES.values()}, **DATES}
 """The scalar types by their own names."""
 
 _BY_DTYPE: dict[np.dtype[Any], Scalar] = {value.dtype: value for value in SCALARS.values() if value.dtype is not None}
 
 
-def from_dtype(dtype: object) -> Scalar | Record | NestedArray:
-    """The type of a NumPy dtype; KernelTypeError for one kernels cannot use (strings, objects, other byte order)."""
+def from_dtype(dtype: object) -> Scalar | Chars | Record | NestedArray:
+    """The type of a NumPy dtype; KernelTypeError for one kernels cannot use (objects, other byte order)."""
     resolved = np.dtype(dtype)  # type: ignore[call-overload]  # NumPy says what it is not
     if (scalar := _BY_DTYPE.get(resolved)) is not None and resolved.isnative:
         return scalar
@@ -249,7 +282,11 @@ def from_dtype(dtype: object) -> Scalar | Record | NestedArray:
         places = [(name, *resolved.fields[name][:2]) for name in resolved.names]
         fields = tuple((name, from_dtype(field), int(offset)) for name, field, offset in places)
         return Record(fields, resolved.itemsize, resolved.isalignedstruct)
-    raise KernelTypeError(f"a kernel cannot use the dtype {resolved}; it takes numbers, booleans and records of them")
+    if resolved.kind in "SU" and resolved.isnative and resolved.itemsize:
+        return Chars(resolved.kind, resolved.itemsize // (1 if resolved.kind == "S" else 4))
+    raise KernelTypeError(
+        f"a kernel cannot use the dtype {resolved}; it takes numbers, booleans, dates, strings of fixed length and records of them"
+    )
 
 
 def check_field_name(name: str) -> None:
@@ -278,7 +315,7 @@ def _field_dtype(kind: Type) -> np.dtype[Any]:
     match kind:
         case NestedArray():
             return np.dtype((kind.dtype.dtype, kind.shape))
-        case Record():
+        case Record() | Chars():
             return kind.dtype
         case Scalar() if kind.dtype is not None:
             return kind.dtype
@@ -303,52 +340,3 @@ def _contiguous(dimensions: Any, expected: int) -> bool:
                 return False
             expected *= size
     return True
-
-
-def typeof(value: object) -> Type:
-    """The type Numba gives to ``value`` as a kernel argument.
-
-    int -> int64 (uint64 from 2**63 on), float -> float64, complex -> complex128, tuples by element, NumPy scalars and arrays
-    by dtype, device arrays by what they say (see ``packing.Argument``). KernelTypeError for anything else.
-    """
-    argument = getattr(value, "__bitfusion_argument__", None)
-    if argument is not None:
-        found: Type = argument.type
-        return found
-    exact = _EXACT.get(type(value))
-    if exact is not None:
-        return exact
-    return _typeof_other(value)
-
-
-_EXACT: dict[type, Type] = {bool: boolean, float: float64, complex: complex128, type(None): none}
-
-
-def _typeof_other(value: object) -> Type:
-    match value:
-        case int():
-            return _typeof_int(value)
-        case np.generic():
-            return from_dtype(value.dtype)
-        case float():
-            return float64
-        case complex():
-            return complex128
-        case tuple():
-            return Tuple([typeof(item) for item in value])
-        case enum.Enum():
-            return typeof(value.value)
-    dtype, shape, strides = (getattr(value, name, None) for name in ("dtype", "shape", "strides"))
-    if isinstance(dtype, np.dtype) and isinstance(shape, tuple) and isinstance(strides, tuple):
-        return Array(from_dtype(dtype), len(shape), layout_of(shape, strides, dtype.itemsize))
-    raise KernelTypeError(
-        f"a kernel cannot take a {type(value).__qualname__}: pass numbers, booleans, arrays, records or tuples of them"
-    )
-
-
-def _typeof_int(value: int) -> Type:
-    if -(2**63) <= value < 2**63:
-        return int64
-    if 0 <= value < 2**64:
-        return uint64
-    raise KernelTypeError(f"the integer {value} does not fit 64 bits")

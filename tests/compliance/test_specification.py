@@ -175,7 +175,9 @@ def test_limits_in_words():
 
 def test_scalars_and_options():
     scalars = re.search(r"name of a scalar \(`([^`]*)`\)", section("9.2"))
-    assert set(scalars[1].split()) == set(types.SCALARS)
+    assert set(scalars[1].split()) == set(types.SCALARS) - set(types.DATES)
+    units = re.search(r"with a unit of (`[^)]*`)\)", section("9.2"))
+    assert re.findall(r"`(\w+)`", units[1]) == list(types.DATE_UNITS)
     assert set(re.findall(r"`([a-z_]+)`", section("9.3"))) - {"debug"} == {
         item.name for item in fields(options.Options)
     } - {"debug"}

@@ -69,7 +69,7 @@ def constants(x):
     points = cuda.const.array_like(POINTS)
     local = cuda.local.array(SHAPE, POINT)
     local[0, 1].x = table[1] * SCALE + pi + math.pi
-    x[0] = local[0, 1]["x"] + points[1].n + settings.RATE + Mode.FAST + TABLE.shape[0] + abs(ROTATION)
+    x[0] = local[0, 1]["x"] + points[1].n + settings.RATE + Mode.FAST.value + TABLE.shape[0] + abs(ROTATION)
 
 
 @cuda.jit

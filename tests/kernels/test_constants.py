@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import enum
 
 import numba
@@ -23,6 +24,14 @@ class Level(enum.IntEnum):
 
 class Word(enum.Enum):
     A = "a"
+
+
+class Planet(enum.Enum):
+    EARTH = (5.9e24, 6)
+    MARS = (6.4e23, 3)
+
+
+Corner = collections.namedtuple("Corner", "x y")
 
 
 def there_and_back(value):
@@ -51,6 +60,10 @@ def there_and_back(value):
         np.float64(2.5),
         np.int64(-1),
         np.float16(0.5),
+        np.datetime64(3, "s"),
+        np.timedelta64(3, "ns"),
+        np.bytes_(b"abc"),
+        np.dtype("S5"),
         np.dtype(np.float32),
         POINT,
         types.float32,
@@ -63,6 +76,17 @@ def test_values_come_back_as_they_were(value):
     assert back == value and type(back) is type(value)
 
 
+def test_classes_of_the_program():
+    """The worker's own classes, one for each."""
+    level, planet, corner = map(there_and_back, (Level, Planet, Corner))
+    assert issubclass(level, enum.IntEnum) and not issubclass(planet, enum.IntEnum)
+    assert [(member.name, member.value) for member in planet] == [("EARTH", (5.9e24, 6)), ("MARS", (6.4e23, 3))]
+    assert there_and_back(Planet.MARS) is planet.MARS
+    assert there_and_back((Level.HIGH, 1)) == (level.HIGH, 1)
+    point = there_and_back(Corner(1, Corner(2.5, 3)))
+    assert type(point) is corner and point._fields == ("x", "y") and point.y.x == 2.5
+
+
 @pytest.mark.parametrize(
     "array",
     [
@@ -73,6 +97,8 @@ def test_values_come_back_as_they_were(value):
         np.array(5),
         np.array([True, False]),
         np.zeros(3, POINT),
+        np.array(["text", "of", "some"]),
+        np.array(["2020-01-01"], "M8[D]"),
     ],
 )
 def test_arrays_keep_dtype_shape_and_order(array):
@@ -84,7 +110,6 @@ def test_arrays_keep_dtype_shape_and_order(array):
 
 
 def test_names_for_the_same_value():
-    assert encode_constant(Level.HIGH) == 7
     assert encode_constant(numba_types.void) == ("type", "none")
     assert encode_constant(numba_types.float32) == ("type", "float32")
     assert encode_constant(numba_types.float32[:, ::1]) == ("type", ("array", "float32", 2, "C"))
@@ -120,10 +145,9 @@ def test_numbas_types_are_ours(theirs, ours):
         "\udc80",
         (0,) * 1025,
         np.zeros(10000),
-        np.array(["text"]),
         np.array([None]),
-        np.datetime64(0, "s"),
-        np.dtype("S5"),
+        np.datetime64(0, "25s"),
+        np.dtype("O"),
         np.zeros(1, POINT)[0],
         {1},
         numba_types.List(numba_types.int32),
@@ -173,6 +197,28 @@ def test_tuples_in_tuples_end():
         ["dtype", "none"],
         ["dtype", "os"],
         ["type", 5],
+        ["fields", "P q", ["x"]],
+        ["fields", "P", ["x", "__class__"]],
+        ["fields", "P", ["class"]],
+        ["fields", "P", [1]],
+        ["named", ["fields", "P", ["x"]], ["tuple", [1, 2]]],
+        ["named", ["enum", "E", True, [["A", 1]]], ["tuple", [1]]],
+        ["named", ["fields", "P", ["x"]], 1],
+        ["enum", "E", True, [["A", "text"]]],
+        ["enum", "E", True, [["A", 1.5]]],
+        ["enum", "E", False, [["A", ["tuple", ["text"]]]]],
+        ["enum", "E", False, [["mro", 1]]],
+        ["enum", "E", False, [["_missing_", 1]]],
+        ["enum", "E", False, [["A", 1], ["A", 2]]],
+        ["member", ["enum", "E", True, [["A", 1]]], "B"],
+        ["member", ["enum", "E", True, [["A", 1]]], "__class__"],
+        ["device", "float32", -1, [1], [4]],
+        ["device", "float32", 4096, [1], [4, 4]],
+        ["device", "float32", 4096, [-1], [4]],
+        ["device", "float32", 4096, ["x"], [4]],
+        ["device", ["array", "float32", 1, "C"], 4096, [1], [4]],
+        ["device", "none", 4096, [1], [4]],
+        ["device", "float32", 4096, [1] * 9, [4] * 9],
         ["type", None],
     ],
 )
@@ -182,7 +228,16 @@ def test_what_a_peer_cannot_send(value):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [("a", True), ((1, ("a",)), True), (1, False), ((1, 2), False), (np.zeros(1), False)]
+    ("value", "text"),
+    [
+        ("a", True),
+        ((1, ("a",)), True),
+        (1, False),
+        ((1, 2), False),
+        (np.zeros(1), False),
+        (np.array(["a"]), True),
+        (np.zeros(1, [("x", "S2", 2)]), True),
+    ],
 )
 def test_text_is_found_in_tuples(value, text):
     assert holds_text(value) is text

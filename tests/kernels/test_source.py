@@ -72,7 +72,7 @@ def test_constants_travel_by_value():
     assert found["pi"] == constant(math.pi)
     assert found["math.pi"] == name("math.pi")
     assert found["settings.RATE"] == constant(0.25)
-    assert found["Mode.FAST"] == constant(3)
+    assert found["Mode"] == ("constant", ("enum", "Mode", True, (("FAST", 3),)))
     assert found["ROTATION"] == constant(("complex", 1.0, 2.0))
     assert "abs" not in found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import enum
 import pickle
@@ -13,9 +14,13 @@ from numba.cuda.typing.typeof import typeof as numba_typeof
 
 from bitfusion.errors import KernelTypeError
 from bitfusion.kernels import types
+from bitfusion.kernels.named import EnumMember, NamedTuple
 from bitfusion.kernels.numba_types import numba_type
-from bitfusion.kernels.packing import array_argument
-from bitfusion.kernels.types import SCALARS, float32, from_dtype, int32, typeof, void
+from bitfusion.kernels.packing import Packer, array_argument
+from bitfusion.kernels.signatures import decode, encode
+from bitfusion.kernels.typeof import typeof
+from bitfusion.kernels.types import SCALARS, Chars, Signature, float32, from_dtype, int32, void
+from bitfusion.wire import codec
 
 POINT = np.dtype([("x", np.float32), ("inner", [("n", np.int32), ("m", np.int16, (2, 3))])], align=True)
 
@@ -80,6 +85,12 @@ def test_types_are_interned():
         np.zeros(()),
         np.zeros(2, POINT),
         np.zeros(1, POINT)[0],
+        np.datetime64("2020-01-01", "D"),
+        np.timedelta64(3, "ns"),
+        np.zeros(3, "M8[ms]"),
+        np.array(["abc"]),
+        np.array([b"abc"]),
+        np.zeros(2, [("name", "U4"), ("code", "S2"), ("when", "M8[s]")]),
     ],
 )
 def test_typeof_is_numbas(value):
@@ -89,9 +100,8 @@ def test_typeof_is_numbas(value):
     assert numba_type(typeof(value)) == theirs
 
 
-def test_typeof_beyond_64_signed_bits_and_of_enums():
+def test_typeof_beyond_64_signed_bits():
     assert typeof(2**63) is types.uint64
-    assert typeof(Level.HIGH) is types.int64
     with pytest.raises(KernelTypeError, match="64 bits"):
         typeof(2**64)
 
@@ -104,7 +114,8 @@ def test_typeof_of_a_device_array_is_what_it_says():
 
 
 @pytest.mark.parametrize(
-    "value", ["text", object(), [1], {}, np.array(["a"]), np.zeros(2, ">f4"), np.datetime64(0, "s")]
+    "value",
+    ["text", object(), [1], {}, np.array([object()]), np.zeros(2, ">f4"), np.datetime64(1, "25s")],
 )
 def test_what_no_kernel_can_take(value):
     with pytest.raises(KernelTypeError, match="cannot"):
@@ -143,3 +154,56 @@ def test_what_is_no_type(make):
 def test_scalars_convert_values():
     assert float32(1.5) == np.float32(1.5) and type(float32(1)) is np.float32
     assert type(types.int8(3)) is np.int8
+
+
+class Colour(enum.Enum):
+    RED = 1.5
+    BLUE = 2.5
+
+
+Point = collections.namedtuple("Point", "x y")
+Pair = collections.namedtuple("Pair", "left right")
+
+
+@pytest.mark.parametrize("value", [Level.HIGH, Colour.BLUE, Point(1, 2.5), Pair(1, 2), (Point(1, Level.HIGH), 3)])
+def test_classes_of_the_program_become_classes_of_the_same_names(value):
+    """Numba's types are of the worker's own classes, which spell like those of the program."""
+    kind = typeof(value)
+    assert decode(codec.unpack(codec.pack(encode(kind)))) is kind
+    assert numba_type(kind) == numba_type(kind)
+    assert str(numba_type(kind)).count("(") == str(numba_typeof(value)).count("(")
+    assert pickle.loads(pickle.dumps(kind)) is kind
+    assert Packer(Signature(types.none, kind)).pack([value])
+
+
+def test_one_and_true_make_two_enums():
+    kinds = [EnumMember("Switch", False, [("ON", value)]) for value in (1, 1.0, True)]
+    assert len(set(kinds)) == len({id(numba_type(kind).instance_class) for kind in kinds}) == 3
+    assert [kind.dtype.name for kind in kinds] == ["int64", "float64", "bool"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: EnumMember("E", False, []),
+        lambda: EnumMember("E", False, [("A", 1), ("B", 1.5)]),
+        lambda: EnumMember("E", False, [("A", "text")]),
+        lambda: EnumMember("E", True, [("A", 1.5)]),
+        lambda: EnumMember("E", False, [("mro", 1)]),
+        lambda: EnumMember("E", False, [("_missing_", 1)]),
+        lambda: EnumMember("E", False, [("A", 1), ("A", 2)]),
+        lambda: EnumMember("E()", False, [("A", 1)]),
+        lambda: NamedTuple("P", ["x"], []),
+        lambda: NamedTuple("P", ["x", "x"], [int32, int32]),
+        lambda: NamedTuple("P", ["class"], [int32]),
+        lambda: NamedTuple("P", ["_x"], [int32]),
+        lambda: NamedTuple("P", ["x=print()"], [int32]),
+        lambda: NamedTuple("P q", ["x"], [int32]),
+        lambda: Chars("S", 0),
+        lambda: Chars("X", 1),
+        lambda: Chars("U", 1 << 30),
+    ],
+)
+def test_classes_that_are_not_made(make):
+    with pytest.raises(KernelTypeError):
+        make()

@@ -19,7 +19,8 @@ from bitfusion.device.virtual.device import COMPUTE_CAPABILITY, VirtualDevice
 from bitfusion.device.virtual.layout import CompileOptions
 from bitfusion.device.virtual.module import VirtualFunction
 from bitfusion.kernels.packing import Packer, array_argument
-from bitfusion.kernels.types import Signature, none, typeof
+from bitfusion.kernels.typeof import typeof
+from bitfusion.kernels.types import Signature, none
 from bitfusion.limits import ADDRESS_ALIGNMENT, MEMORY_CHUNK_SIZE, MIB
 from bitfusion.types import DeviceSpec, Dim3
 

@@ -14,7 +14,8 @@ from bitfusion.device.virtual.device import VirtualDevice
 from bitfusion.device.virtual.memory import SystemArea
 from bitfusion.errors import DeviceMemoryError, InvalidHandleError
 from bitfusion.kernels.packing import Packer
-from bitfusion.kernels.types import Signature, none, typeof
+from bitfusion.kernels.typeof import typeof
+from bitfusion.kernels.types import Signature, none
 from bitfusion.limits import CHUNK_SIZE, MEMORY_CHUNK_SIZE, MIB
 from tests.device.virtual.gpu import HEADER, SPEC, Gpu
 
