@@ -1,7 +1,7 @@
 """On a machine with an NVIDIA GPU: run the tests marked ``gpu`` and the GPU benchmarks, and write what came out as one JSON.
 
 Every part runs in a process of its own with a time limit; one that fails, hangs or lacks a package is recorded and the others go on.
-Needs the packages of ``bitfusion[cuda]``; pytest for the tests. ``--devices virtual:1x1GiB`` rehearses all of it without a GPU. Exit
+Needs the packages of ``bitfusion[cuda]``; pytest for the tests. ``--devices virtual:1x32GiB`` rehearses all of it without a GPU. Exit
 codes: 0 all parts done, 1 some failed, 3 no GPU (docs/guide/exit-codes.md).
 """
 
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # bitfusion need not be installed
 
 NO_GPU = 3
+
+NOTHING: Mapping[str, str] = {}
 
 PACKAGES = (
     "bitfusion",
@@ -64,8 +66,17 @@ def _bench(options: argparse.Namespace, out: Path) -> list[str]:
 
 
 def _pytest(options: argparse.Namespace, out: Path) -> list[str]:
-    """Only plain pytest: its plug-ins and the settings that need them may be missing here."""
     chosen = ["-m", "gpu"] if options.devices == "cuda" else ["-k", "virtual"]
+    return [*_plain_pytest(out), *chosen, "tests/gpu"]
+
+
+def _kernels(options: argparse.Namespace, out: Path) -> list[str]:
+    """The tests of numba.cuda's language, on the devices that the environment names."""
+    return [*_plain_pytest(out), "tests/cuda"]
+
+
+def _plain_pytest(out: Path) -> list[str]:
+    """Its plug-ins and the settings that need them may be missing here."""
     plain = [
         "-o",
         "addopts=",
@@ -76,17 +87,47 @@ def _pytest(options: argparse.Namespace, out: Path) -> list[str]:
         "no:cacheprovider",
         "-q",
     ]
-    return [sys.executable, "-m", "pytest", *plain, *chosen, "tests/gpu", f"--junitxml={out}"]
+    return [sys.executable, "-m", "pytest", *plain, f"--junitxml={out}"]
 
+
+def _compliance(options: argparse.Namespace, out: Path) -> list[str]:
+    """A part of the tests that numba-cuda ships."""
+    chosen = COMPLIANCE[:2] if options.quick else COMPLIANCE
+    return [
+        sys.executable,
+        "-m",
+        "tests.compliance.numba_cuda",
+        *chosen,
+        "--devices",
+        options.devices,
+        "-j",
+        "4",
+        "--json",
+        str(out),
+    ]
+
+
+COMPLIANCE = (
+    *("doc_examples", "test_intrinsics", "test_warp_ops", "test_atomics", "test_math", "test_operator", "test_complex"),
+    *("test_record_dtype", "test_sync", "test_cooperative_groups", "test_sm", "test_localmem", "test_constmem"),
+    *("test_random", "test_vectorize", "test_gufunc", "test_reduction", "test_exception", "test_print"),
+    *("test_cuda_ndarray", "test_cuda_array_slicing", "test_events", "test_streams"),
+)
+"""What of them: where a GPU could differ from the virtual one, and not what is about Numba's own insides."""
 
 PARTS = (
-    Part("tests", 180, ("pytest",), _pytest),
-    Part("copies", 60, (), _bench),
-    Part("launches", 45, (), _bench),
-    Part("sessions", 45, (), _bench),
-    Part("training", 120, (), _bench),
+    Part("tests", 120, ("pytest",), _pytest),
+    Part("kernels", 90, ("pytest",), _kernels),
+    Part("compliance", 90, ("pytest",), _compliance),
+    Part("copies", 45, (), _bench),
+    Part("launches", 30, (), _bench),
+    Part("sessions", 30, (), _bench),
+    Part("training", 75, (), _bench),
 )
-"""In all at most seven and a half minutes, should every part hang."""
+"""In all at most eight minutes, should every part hang."""
+
+TESTS = ("tests", "kernels", "compliance")
+"""The parts that give verdicts; the others give figures."""
 
 
 def main() -> int:
@@ -94,7 +135,7 @@ def main() -> int:
     reason = _no_gpu() if options.devices == "cuda" else ""
     if reason:
         print(
-            f"no NVIDIA GPU to check here: {reason}\n(--devices virtual:1x1GiB rehearses everything else)",
+            f"no NVIDIA GPU to check here: {reason}\n(--devices virtual:1x32GiB rehearses everything else)",
             file=sys.stderr,
         )
         return NO_GPU
@@ -104,7 +145,7 @@ def main() -> int:
         return 1
     result: dict[str, Any] = {"machine": _machine(options), "parts": {}}
     for part in PARTS:
-        if part.name == "tests" and options.skip_tests:
+        if part.name in TESTS and options.skip_tests:
             result["parts"][part.name] = {"status": "left out", "reason": "--skip-tests"}
         else:
             print(f"{part.name} ...", file=sys.stderr, flush=True)
@@ -121,7 +162,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--skip-tests", action="store_true", help="only the benchmarks")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument(
-        "--devices", default="cuda", metavar="SPEC", help="rehearse on other devices, such as virtual:1x1GiB"
+        "--devices", default="cuda", metavar="SPEC", help="rehearse on other devices, such as virtual:1x32GiB"
     )
     return parser.parse_args()
 
@@ -152,7 +193,7 @@ def _run(part: Part, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bitfusion-check-") as folder:
         out = Path(folder, f"{part.name}.out")
         started = time.monotonic()
-        code, said = _limited(part.command(options, out), part.limit_s)
+        code, said = _limited(part.command(options, out), part.limit_s, {"BITFUSION_TEST_DEVICES": options.devices})
         seconds = round(time.monotonic() - started, 1)
         figures = _figures(part, out)
     failed = code != 0 or not figures
@@ -165,7 +206,7 @@ def _run(part: Part, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _limited(command: list[str], limit_s: float) -> tuple[int | None, str]:
+def _limited(command: list[str], limit_s: float, environment: Mapping[str, str] = NOTHING) -> tuple[int | None, str]:
     """Exit code, None beyond the limit, and what it said. It and all it started end with it: they are a group of their own."""
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     with tempfile.TemporaryFile() as log:
@@ -176,7 +217,7 @@ def _limited(command: list[str], limit_s: float) -> tuple[int | None, str]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
         )
         code: int | None = None
         try:
@@ -195,7 +236,11 @@ def _figures(part: Part, out: Path) -> dict[str, Any]:
     """What a part wrote; nothing where it came to no end."""
     if not out.exists():
         return {}
-    return _junit(out) if part.name == "tests" else json.loads(out.read_text())
+    if part.command in (_pytest, _kernels):
+        return _junit(out)
+    found: dict[str, Any] = json.loads(out.read_text())
+    found.pop("outcomes", None)  # of a thousand tests: what counts is which failed
+    return found
 
 
 def _junit(path: Path) -> dict[str, Any]:
@@ -302,9 +347,9 @@ def _table(result: dict[str, Any]) -> Iterator[str]:
     yield f"{gpu['name'] if gpu else machine['devices']}, {machine['cores']} cores of {machine['cpu']}, {machine['date']}"
     for name, part in parts.items():
         detail = part.get("reason") or f"{part['seconds']:.0f} s"
-        yield f"{name:<9} {part['status']}: {detail}"
+        yield f"{name:<10} {part['status']}: {detail}"
         for line in (
-            LINES[name](part) if part["status"] == "ok" or name == "tests" else part.get("said", "").splitlines()[-3:]
+            LINES[name](part) if part["status"] == "ok" or name in TESTS else part.get("said", "").splitlines()[-3:]
         ):
             yield f"    {line}"
 
@@ -314,6 +359,16 @@ def _test_lines(part: dict[str, Any]) -> Iterator[str]:
         yield f"{part['passed']} passed, {part['failed']} failed, {part['skipped']} skipped"
     for name, message in part.get("failures", {}).items():
         yield f"{name}: {message.splitlines()[0] if message else ''}"[:160]
+
+
+def _compliance_lines(part: dict[str, Any]) -> Iterator[str]:
+    if "passed" in part:
+        counts = (
+            f"{part[name]} {name}" for name in ("passed", "failed", "error", "skipped", "not run") if name in part
+        )
+        yield f"{', '.join(counts)} of numba-cuda's own tests; {len(part['unlisted'])} that should not have failed"
+    for name, reason in part.get("unlisted", {}).items():
+        yield f"{name}: {reason}"[:160]
 
 
 def _copy_lines(part: dict[str, Any]) -> Iterator[str]:
@@ -357,6 +412,8 @@ def _number(value: float | None) -> str:
 
 LINES: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
     "tests": _test_lines,
+    "kernels": _test_lines,
+    "compliance": _compliance_lines,
     "copies": _copy_lines,
     "launches": _launch_lines,
     "sessions": _session_lines,

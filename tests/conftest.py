@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.appliance import Appliance
@@ -9,8 +11,9 @@ from tests.appliance import Appliance
 
 @pytest.fixture(scope="session")
 def virtual_appliance(tmp_path_factory):
-    """An appliance with one virtual GPU of 1 GiB."""
-    with Appliance("virtual:1x1GiB", tmp_path_factory.mktemp("virtual")) as appliance:
+    """An appliance with one virtual GPU of 1 GiB, or with the devices that BITFUSION_TEST_DEVICES names (scripts/gpu_check.py)."""
+    devices = os.environ.get("BITFUSION_TEST_DEVICES", "virtual:1x1GiB")
+    with Appliance(devices, tmp_path_factory.mktemp("virtual")) as appliance:
         yield appliance
 
 

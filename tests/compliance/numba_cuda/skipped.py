@@ -54,15 +54,21 @@ def listed(outcome: Outcome, entries: Iterable[Entry]) -> Entry | None:
 
 def complaints(module: str, outcomes: list[Outcome], entries: list[Entry]) -> Iterator[str]:
     """What is wrong between a module's outcomes and the list: failures that are not on it, entries that are not true any more."""
-    mine = [entry for entry in entries if entry.is_of(module)]
     for outcome in outcomes:
-        if outcome.verdict in BAD and listed(outcome, mine) is None:
+        if outcome.verdict in BAD and listed(outcome, entries) is None:
             yield f"{outcome.test}: {outcome.verdict}: {outcome.reason}\n{outcome.detail}"
-    for entry in mine:
+    yield from untrue(module, outcomes, entries)
+
+
+def untrue(module: str, outcomes: list[Outcome], entries: list[Entry]) -> Iterator[str]:
+    """Entries of a module that must go."""
+    for entry in entries:
+        if not entry.is_of(module):
+            continue
         met = [outcome for outcome in outcomes if entry.covers(outcome.test)]
         good = [outcome.test for outcome in met if outcome.verdict not in BAD]
         if not met:
-            yield f"{entry.name} is on the list and there is no such {'module to refuse' if entry.name == module else 'test'}: remove it"
+            yield f"{entry.name} is on the list, and there is no such test, or its module is loaded: remove it"
         elif good:
             yield f"{entry.name} is on the list, and {', '.join(good)} {_done(met)}: remove it from the list"
 
