@@ -11,7 +11,9 @@ CARRY = "%CC"
 
 YIELD = ".yield"
 LOCKSTEP = ".lockstep"
-"""Instructions PTX does not have: the thread lets others go first. Put in by ``loops``."""
+"""Instructions PTX does not have: the thread lets others go first. Put in by ``loops``, and by the parser in front of tests
+of an mbarrier.
+"""
 
 _WITHOUT_DESTINATION = frozenset(
     [
@@ -34,6 +36,7 @@ _WITHOUT_DESTINATION = frozenset(
         "pmevent",
         "griddepcontrol",
         "setmaxnreg",
+        "stackrestore",
         "call",
     ]
 )
@@ -71,6 +74,8 @@ def has_destination(instruction: Instruction) -> bool:
     """Whether the first operand is written."""
     if instruction.opcode in ("bar", "barrier"):
         return instruction.has("red")
+    if instruction.opcode == "mbarrier":
+        return not instruction.has("init", "inval")
     return instruction.opcode not in _WITHOUT_DESTINATION and bool(instruction.operands)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from bitfusion.device.virtual.builder import Value, constant
-from bitfusion.device.virtual.datatypes import F32, S32, TYPES, Type
+from bitfusion.device.virtual.datatypes import B16, B32, F32, S32, TYPES, Type
 from bitfusion.device.virtual.emit_float import flush
 from bitfusion.device.virtual.emitter import Emitter
+from bitfusion.device.virtual.fp8 import FORMATS, from_fp8, to_fp8
 from bitfusion.device.virtual.rounding import (
     directed_mode,
     float_from_double,
     from_bf16,
     from_f16,
+    halves,
     limit_to_finite,
     narrow,
     nudge,
@@ -34,7 +36,7 @@ _SMALL_TYPES = "s4 u4 s2 u2"
 
 @TABLE.emits(
     "cvt",
-    types=f"{INTEGERS} u8 s8 b16 b32 b64 f16 bf16 f16x2 bf16x2 f32 tf32 f64",
+    types=f"{INTEGERS} u8 s8 b16 b32 b64 f16 bf16 f16x2 bf16x2 f32 tf32 f64 {' '.join(FORMATS)}",
     modifiers=f"{ROUNDINGS} rna rni rzi rmi rpi ftz sat relu pack satfinite {_SMALL_TYPES}",
     operands=(2, 4),
 )
@@ -43,6 +45,9 @@ def cvt(e: Emitter, i: Instruction) -> None:
         _pack(e, i)
         return
     target, source = i.types[0], i.types[-1]
+    if target.name in FORMATS or source.name in FORMATS:
+        _eight_bits(e, i, target.name, source.name)
+        return
     if target.name in ("f16x2", "bf16x2"):
         _pack_floats(e, i, target)
         return
@@ -190,6 +195,28 @@ def _pack_floats(e: Emitter, i: Instruction, target: Type) -> None:
         values = [rectify(e, value) for value in values]
     high, low = (_to_16_bits(e, i, value, target) for value in values)
     e.write(i.operands[0], e.pack([low, high]))
+
+
+def _eight_bits(e: Emitter, i: Instruction, target: str, source: str) -> None:
+    """``cvt.rn.satfinite.e4m3x2.f32 d, a, b``, ``cvt.rn.satfinite.e4m3x2.f16x2 d, a`` and ``cvt.rn.f16x2.e4m3x2 d, a``."""
+    if len(i.operands) != (3 if source == "f32" else 2) or i.has("rz", "rm", "rp", "sat", "ftz"):
+        raise unsupported(i)
+    if source == "f32":
+        values = [e.read(operand, F32) for operand in i.operands[:0:-1]]
+    elif source == "f16x2":
+        values = [from_f16(e, part) for part in halves(e, e.read(i.operands[1], B32))]
+    elif target == "f16x2":
+        value = e.read(i.operands[1], B16)
+        parts = [from_fp8(e, source, e.field(value, shift, "i8")) for shift in (0, 8)]
+        parts = [rectify(e, part) for part in parts] if i.has("relu") else parts
+        e.write(i.operands[0], e.pack([e.bitcast(part, "i16") for part in parts]))
+        return
+    else:
+        raise unsupported(i)
+    if target not in FORMATS:
+        raise unsupported(i)
+    values = [rectify(e, value) for value in values] if i.has("relu") else values
+    e.write(i.operands[0], e.pack([to_fp8(e, target, value) for value in values]))
 
 
 def _pack(e: Emitter, i: Instruction) -> None:

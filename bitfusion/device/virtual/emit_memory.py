@@ -5,10 +5,11 @@ from __future__ import annotations
 from bitfusion.device.virtual.address import alias_attributes, resolve, state_space
 from bitfusion.device.virtual.builder import FALSE, Value, constant
 from bitfusion.device.virtual.datatypes import B32, B64, TYPES, Type
+from bitfusion.device.virtual.emit_mbarrier import arrive
 from bitfusion.device.virtual.emitter import SHARED, Emitter
 from bitfusion.device.virtual.metadata import ALIAS
 from bitfusion.device.virtual.syntax import Immediate, Instruction, Negated, Operand, Register, Vector
-from bitfusion.device.virtual.table import BITS, EVERYTHING, INTEGERS, SCOPES, SPACES, Table, unsupported
+from bitfusion.device.virtual.table import BITS, EVERYTHING, INTEGERS, SCOPES, SPACES, UNTYPED, Table, unsupported
 
 TABLE = Table()
 
@@ -132,7 +133,7 @@ _HINTS = "prefetch prefetchu discard applypriority pmevent griddepcontrol setmax
 
 @TABLE.emits(
     _HINTS,
-    types="u32",
+    types=f"{UNTYPED} u32",
     modifiers="global local L1 L2 param generic const mask wait launch_dependents inc dec sync aligned",
     operands=(0, 2),
 )
@@ -151,16 +152,27 @@ def getctarank(e: Emitter, i: Instruction) -> None:
     e.write(i.operands[0], constant("i32", 0))
 
 
+_ASYNC = "async ca cg shared global L2 commit_group wait_group wait_all mbarrier arrive noinc"
+
+
 @TABLE.emits("createpolicy", types="b64", modifiers="fractional range global L2 cvt", operands=(1, 5))
 def createpolicy(e: Emitter, i: Instruction) -> None:
     """Cache policies are ignored by the accesses that take one."""
     e.write(i.operands[0], constant("i64", 0))
 
 
-@TABLE.emits("cp", modifiers="async ca cg shared global L2 commit_group wait_group wait_all", operands=(0, 5))
+@TABLE.emits("cp", types=f"{UNTYPED} b64", modifiers=_ASYNC, operands=(0, 5))
 def cp_async(e: Emitter, i: Instruction) -> None:
-    """``cp.async`` (PTX ISA, 9.7.9.25.3) is done at once, so groups are always complete."""
+    """``cp.async`` (PTX ISA, 9.7.9.25.3) is done at once, so groups are always complete.
+
+    ``cp.async.mbarrier.arrive`` counts one up and, as the copies are done, down again; with .noinc only down.
+    """
     if i.has("commit_group", "wait_group", "wait_all"):
+        return
+    if i.has("mbarrier"):
+        if i.has("noinc"):
+            space = "shared" if i.has("shared", "shared::cta") else "generic"
+            arrive(e, resolve(e, i.operands[0], space, B64.size), constant("i32", 1))
         return
     if len(i.operands) < 3 or not isinstance(i.operands[2], Immediate) or i.operands[2].value not in (4, 8, 16):
         raise e.invalid("copies 4, 8 or 16 bytes")

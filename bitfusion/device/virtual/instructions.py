@@ -14,7 +14,9 @@ from bitfusion.device.virtual import (
     emit_convert,
     emit_float,
     emit_integer,
+    emit_mbarrier,
     emit_memory,
+    emit_video,
 )
 from bitfusion.device.virtual.effects import suspension, writes
 from bitfusion.device.virtual.emitter import Emitter
@@ -30,6 +32,8 @@ TABLE: Final = Table(
     | emit_memory.TABLE
     | emit_atomic.TABLE
     | emit_control.TABLE
+    | emit_mbarrier.TABLE
+    | emit_video.TABLE
 )
 
 

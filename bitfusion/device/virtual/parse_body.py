@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from bitfusion.device.virtual.datatypes import PRED, TYPES
-from bitfusion.device.virtual.effects import CARRY
+from bitfusion.device.virtual.effects import CARRY, YIELD
 from bitfusion.device.virtual.parse_constant import begins_constant, parse_constant, parse_offset
 from bitfusion.device.virtual.parse_declaration import VARIABLE_COUNT_MAX, parse_variables
 from bitfusion.device.virtual.syntax import (
@@ -267,7 +267,13 @@ class BodyParser:
         elif self.tokens.peek() != ";":
             operands = tuple(self._operands())
         self.tokens.expect(";")
+        self._prepare(opcode, modifiers, line)
         return Instruction(opcode, tuple(modifiers), operands, predicate, line, call)
+
+    def _prepare(self, opcode: str, modifiers: list[str], line: int) -> None:
+        """What must happen before some instructions (see ``effects``)."""
+        if opcode == "mbarrier" and ("test_wait" in modifiers or "try_wait" in modifiers):
+            self.body.append(Instruction(YIELD, (), (), None, line))
 
     def _call(self) -> Call:
         """``(results), target, (arguments), prototype`` (PTX ISA, 9.7.12.5)"""

@@ -26,6 +26,8 @@ PACKED = "u16x2 s16x2"
 BITS = "b16 b32 b64"
 FLOATS = "f16 f16x2 bf16 bf16x2 f32 f64"
 EVERYTHING = f"{INTEGERS} {BITS} {FLOATS} b8 u8 s8 b128"
+UNTYPED = "untyped"
+"""Among an entry's types: some forms of the instruction have none."""
 ROUNDINGS = "rn rz rm rp"
 SPACES = "global shared local const param"
 SCOPES = "cta cluster gpu sys"
@@ -44,7 +46,11 @@ class Entry:
             known = self.types if modifier in TYPES else self.modifiers
             if modifier.partition("::")[0] not in known:
                 raise unsupported(instruction)
-        if self.types and not any(modifier in TYPES for modifier in instruction.modifiers):
+        if (
+            self.types
+            and UNTYPED not in self.types
+            and not any(modifier in TYPES for modifier in instruction.modifiers)
+        ):
             raise syntax_error(instruction.line, f"{instruction} needs a type")
         self.check_count(instruction)
 

@@ -16,7 +16,7 @@ TIMERS = frozenset({"clock", "clock64", "clock_hi", "globaltimer", "globaltimer_
 _THREAD_REGISTERS = TIMERS | {
     "tid", "laneid", "warpid", "lanemask_eq", "lanemask_lt", "lanemask_le", "lanemask_gt", "lanemask_ge",
 }  # fmt: skip
-_DIVERGENT_OPCODES = frozenset({"atom", "ldu", "call", "isspacep"})
+_DIVERGENT_OPCODES = frozenset({"atom", "ldu", "call", "isspacep", "mbarrier", "alloca", "stacksave"})
 _CARRY_READERS = frozenset({"addc", "subc", "madc"})
 
 
