@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -17,6 +17,7 @@ from bitfusion.client import copies
 from bitfusion.client.core import LEGACY_STREAM, Core, Owned, check_memory, check_session
 from bitfusion.client.host import HostArray, broadcast, cast, check_dtype, fitting, writable
 from bitfusion.client.layout import Layout, c_strides, f_strides
+from bitfusion.errors import UnsupportedError
 from bitfusion.kernels.packing import Argument, array_argument, record_argument
 from bitfusion.session.client import Operation
 
@@ -77,9 +78,9 @@ class BaseArray(Generic[C]):
         return self.allocation.number + self.layout.offset if self.layout.size else 0
 
     @property
-    def device_ctypes_pointer(self) -> ctypes.c_void_p:
+    def device_ctypes_pointer(self) -> ctypes.c_size_t:
         """The device address, as numba.cuda gives it."""
-        return ctypes.c_void_p(self.address)
+        return ctypes.c_size_t(self.address)
 
     @property
     def flags(self) -> dict[str, bool]:
@@ -165,17 +166,17 @@ class BaseArray(Generic[C]):
         return self._view(self.layout.squeeze(axis), stream=stream)
 
     def view(self, dtype: DTypeLike) -> Self:
-        """The same bytes as another dtype. ValueError where the sizes do not divide."""
+        """The same bytes as another dtype. ValueError, in NumPy's words, where the sizes do not divide."""
         new = check_dtype(dtype)
         layout, old = self.layout, self.dtype.itemsize
         if new.itemsize == old:
             return self._view(Layout(layout.offset, layout.shape, layout.strides, old), new)
         if not layout.shape or not layout.is_c_contiguous:
-            raise ValueError("a dtype of another size needs a C-contiguous array with at least one dimension")
+            raise ValueError("To change to a dtype of a different size, the array must be C-contiguous")
         last, rest = divmod(layout.shape[-1] * old, new.itemsize)
         if rest:
             raise ValueError(
-                f"the last axis of {layout.shape[-1] * old} bytes does not divide into items of {new.itemsize}"
+                "When changing to a larger dtype, its size must be a divisor of the total size in bytes of the last axis of the array."
             )
         shape = (*layout.shape[:-1], last)
         return self._view(Layout(layout.offset, shape, c_strides(shape, new.itemsize), new.itemsize), new)
@@ -192,6 +193,13 @@ class BaseArray(Generic[C]):
             raise ValueError("only a contiguous array with one dimension can be split")
         for start in range(0, self.size, section):
             yield self._view(self.layout[start : start + section], stream=stream)
+
+    def get_ipc_handle(self) -> NoReturn:
+        """UnsupportedError: every process has a session of its own."""
+        raise UnsupportedError(
+            "memory of a leased GPU cannot be shared between processes: copy the array to the host and send that",
+            feature="IPC",
+        )
 
     def free(self) -> None:
         """Release the memory now, for every view of it; using one later is an InvalidAddressError."""
@@ -302,7 +310,7 @@ class DeviceArray(BaseArray["Client"]):
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> HostArray:
         if copy is False:
-            raise ValueError("a device array cannot become a host array without a copy")
+            raise ValueError("`copy=False` is not supported. A copy is always created.")
         host = self.copy_to_host()
         return host if dtype is None else host.astype(dtype, copy=False)
 

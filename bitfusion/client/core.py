@@ -63,6 +63,8 @@ class Core:
         self.sources: set[bytes] = set()
         """Hashes of the kernel sources this session has been sent."""
         self._numbers = count(HANDLE_MIN)
+        self.put_off = 0
+        """How many blocks of the program keep releases back."""
 
     def next_number(self) -> int:
         """A number for a new handle; one sequence serves every kind, and none is used twice."""
@@ -73,8 +75,8 @@ class Core:
         return Owned(self.dead, int(opcode), number)
 
     def reap(self) -> None:
-        """Post the release of everything that has died, and make its addresses free."""
-        while self.dead:
+        """Post the release of everything that has died, and make its addresses free; later, while that is put off."""
+        while self.dead and not self.put_off:
             opcode, number = self.dead.popleft()
             self.session.post(opcode, 0, number)
             if opcode == Opcode.RELEASE:

@@ -66,4 +66,8 @@ def broadcast(source: HostArray, shape: tuple[int, ...]) -> HostArray:
     """``source`` repeated to ``shape``; leading axes of length one may go, as in NumPy's assignment. ValueError if it does not fit."""
     while source.ndim > len(shape) and source.shape[0] == 1:
         source = source[0]
-    return np.broadcast_to(source, shape)
+    try:
+        return np.broadcast_to(source, shape)
+    except ValueError:
+        texts = (str(lengths).replace(" ", "") for lengths in (source.shape, shape))
+        raise ValueError("could not broadcast input array from shape {} into shape {}".format(*texts)) from None

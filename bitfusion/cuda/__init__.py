@@ -6,7 +6,9 @@ Kernels are captured as source and compiled where the GPU is; neither CUDA nor N
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from bitfusion.client.array import DeviceArray
@@ -22,18 +24,28 @@ from bitfusion.cuda.compiling import (
     compile_ptx,
     compile_ptx_for_current_device,
 )
+from bitfusion.cuda.cudadrv import MODULES as _CUDADRV
+from bitfusion.cuda.cudadrv.error import CudaSupportError
+from bitfusion.cuda.cudadrv.runtime import runtime
 from bitfusion.cuda.current import close, use
 from bitfusion.cuda.decorators import jit
 from bitfusion.cuda.devices import (
     cuda_error,
     current_context,
+    defer_cleanup,
     detect,
     get_current_device,
     gpus,
     is_available,
+    is_bfloat16_supported,
+    is_float16_supported,
+    is_fp8_supported,
+    is_supported_version,
     list_devices,
+    require_context,
     select_device,
 )
+from bitfusion.cuda.errors import KernelRuntimeError
 from bitfusion.cuda.gufunc import guvectorize
 from bitfusion.cuda.linkable import (
     LTOIR,
@@ -49,7 +61,6 @@ from bitfusion.cuda.linkable import (
 from bitfusion.cuda.mapped import managed_array, mapped, mapped_array, mapped_array_like
 from bitfusion.cuda.memory import (
     as_cuda_array,
-    defer_cleanup,
     device_array,
     device_array_like,
     from_cuda_array_interface,
@@ -59,7 +70,19 @@ from bitfusion.cuda.memory import (
     pinned_array_like,
     to_device,
 )
+from bitfusion.cuda.pointers import MemoryPointer
+from bitfusion.cuda.profiling import profile_start, profile_stop, profiling
 from bitfusion.cuda.reduction import Reduce
+from bitfusion.cuda.refused import (
+    BaseCUDAMemoryManager,
+    GetIpcHandleMixin,
+    HostOnlyCUDAMemoryManager,
+    IpcHandle,
+    MappedMemory,
+    PinnedMemory,
+    open_ipc_array,
+    set_memory_manager,
+)
 from bitfusion.cuda.streams import (
     default_stream,
     event,
@@ -75,20 +98,30 @@ from bitfusion.kernels import types
 from bitfusion.kernels.types import NAMES as _TYPES
 
 __all__ = [
+    "HAS_NUMBA",
     "LTOIR",
     "Archive",
+    "BaseCUDAMemoryManager",
     "CUSource",
     "Cubin",
+    "CudaSupportError",
     "DeviceArray",
     "Event",
     "Fatbin",
+    "GetIpcHandleMixin",
+    "HostOnlyCUDAMemoryManager",
     "In",
     "InOut",
+    "IpcHandle",
+    "KernelRuntimeError",
     "LinkableCode",
+    "MappedMemory",
     "MemoryInfo",
+    "MemoryPointer",
     "Object",
     "Out",
     "PTXSource",
+    "PinnedMemory",
     "Reduce",
     "Stream",
     "as_cuda_array",
@@ -114,7 +147,11 @@ __all__ = [
     "gpus",
     "guvectorize",
     "is_available",
+    "is_bfloat16_supported",
     "is_cuda_array",
+    "is_float16_supported",
+    "is_fp8_supported",
+    "is_supported_version",
     "jit",
     "legacy_default_stream",
     "list_devices",
@@ -122,12 +159,19 @@ __all__ = [
     "mapped",
     "mapped_array",
     "mapped_array_like",
+    "open_ipc_array",
     "per_thread_default_stream",
     "pinned",
     "pinned_array",
     "pinned_array_like",
+    "profile_start",
+    "profile_stop",
+    "profiling",
     "reduce",
+    "require_context",
+    "runtime",
     "select_device",
+    "set_memory_manager",
     "stream",
     "synchronize",
     "to_device",
@@ -138,24 +182,28 @@ __all__ = [
 
 reduce = Reduce
 
+HAS_NUMBA = not hasattr(sys.modules.get("numba"), "__bitfusion__") and find_spec("numba") is not None
+"""Whether Numba is installed here; nothing of this package needs it."""
+
 implementation = "bitfusion"
 """What numba.cuda says of itself: NVIDIA's package says "NVIDIA"."""
 
-SUBMODULES = frozenset({"cg", "fp16", "libdevice", "random", "types", "vectorizers"})
+SUBMODULES = frozenset(
+    [
+        *("cg", "cudadrv", "errors", "fp16", "libdevice", "random", "types", "vectorizers"),
+        *(f"cudadrv.{name}" for name in _CUDADRV),
+    ]
+)
 """Modules of numba.cuda that are offered; the import hook of ``bitfusion run`` finds them here."""
+
+SHORT_NAMES = {"devicearray": "cudadrv.devicearray", "driver": "cudadrv.driver"}
+"""Modules that numba.cuda has under a second name."""
 
 UNSUPPORTED = frozenset(
     [
-        *(
-            "CudaSupportError",
-            "HostOnlyCUDAMemoryManager",
-            "IpcHandle",
-            "open_ipc_array",
-            "set_memory_manager",
-            "runtime",
-        ),
-        *("cudadrv", "simulator"),
-        *("profile_start", "profile_stop", "profiling"),
+        *("literal_unroll", "nvvm", "simulator"),
+        *("alias", "bfloat16", "deferred_type", "ffi", "ffi_forced_object", "optional", "prepare_shape_strides_dtype"),
+        *("Dim3", "GridGroup", "dim3", "grid_group", "config_default_cc", "numba_cuda_default_ptx_cc"),
     ]
 )
 """Names of numba.cuda that mean something and cannot be used here."""
@@ -167,6 +215,7 @@ _command_line.keep()
 
 def __getattr__(name: str) -> Any:
     """Modules are imported when they are first asked for; everything else is not there, and says so."""
+    name = SHORT_NAMES.get(name, name)
     if name in SUBMODULES:
         return import_module(f"{__name__}.{name}")
     if name in UNSUPPORTED:
@@ -175,4 +224,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_NAMES, *SUBMODULES})
+    return sorted({*__all__, *_NAMES, *SHORT_NAMES, *(name for name in SUBMODULES if "." not in name)})

@@ -1,17 +1,21 @@
-"""The leased GPU as numba.cuda shows GPUs: ``gpus``, devices with their attributes, the context. All of it from the welcome."""
+"""The leased GPU as numba.cuda shows GPUs: ``gpus``, and devices with their attributes. All of it from the welcome."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
 
-from bitfusion.client.client import Event, Stream
-from bitfusion.client.operations import MemoryInfo
 from bitfusion.cuda import current
+from bitfusion.cuda.context import Context
 from bitfusion.cuda.current import current as session
 from bitfusion.errors import BitfusionError, InvalidValueError
 from bitfusion.types import format_size
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _ATTRIBUTE = re.compile("[A-Z][A-Z0-9_]+")
 
@@ -42,6 +46,17 @@ class Device:
         return dict(session().device.attributes)
 
     supports_float16 = True
+    """As in Numba: on every GPU it compiles for."""
+
+    @property
+    def supports_bfloat16(self) -> bool:
+        """From compute capability 8.0 on."""
+        return self.compute_capability >= (8, 0)
+
+    @property
+    def supports_fp8(self) -> bool:
+        """From compute capability 8.9 on."""
+        return self.compute_capability >= (8, 9)
 
     def __getattr__(self, name: str) -> int:
         if _ATTRIBUTE.fullmatch(name):
@@ -63,43 +78,29 @@ class Device:
         """The session's context."""
         return Context(self)
 
-    def reset(self) -> None:
+    def get_device_identity(self) -> dict[str, int]:
+        """Where it sits in its machine: PCI domain, bus and device, 0 where the device does not say."""
+        attributes = session().device.attributes
+        return {
+            "pci_domain_id": attributes.get("PCI_DOMAIN_ID", 0),
+            "pci_bus_id": attributes.get("PCI_BUS_ID", 0),
+            "pci_device_id": attributes.get("PCI_DEVICE_ID", 0),
+        }
+
+    @classmethod
+    def from_identity(cls, identity: dict[str, int]) -> Device:
+        """The device at this place. InvalidValueError if it is not the leased one."""
+        if identity != gpus[0].get_device_identity():
+            raise InvalidValueError(f"no leased GPU is at {identity}", feature="device")
+        return gpus[0]
+
+    def release_primary_context(self) -> None:
         """End the session; the next use opens another."""
         current.close()
-
-
-class Context:
-    """The context of the leased GPU."""
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
-
-    def get_memory_info(self) -> MemoryInfo:
-        """Bytes of the lease: free and total."""
-        return session().memory_info()
-
-    def synchronize(self) -> None:
-        """Wait for all work on the device. Raises what failed before."""
-        session().synchronize()
-
-    def create_stream(self) -> Stream:
-        """A new stream."""
-        return session().stream()
-
-    def get_default_stream(self) -> Stream:
-        """Stream 0."""
-        return session().default_stream
-
-    def create_event(self, timing: bool = True) -> Event:
-        """A new event."""
-        return session().event(timing)
 
     def reset(self) -> None:
         """End the session; the next use opens another."""
         current.close()
-
-    def __repr__(self) -> str:
-        return f"<CUDA context of device {self.device.id}>"
 
 
 class Devices:
@@ -160,11 +161,51 @@ def current_context(devnum: int | None = None) -> Context:
     return select_device(devnum or 0).get_primary_context()
 
 
+get_context = current_context
+"""Numba's name for it in ``devices``."""
+
+
+def is_float16_supported() -> bool:
+    """Yes."""
+    return True
+
+
+def is_bfloat16_supported() -> bool:
+    """Whether the leased GPU computes with bfloat16."""
+    return get_current_device().supports_bfloat16
+
+
+def is_fp8_supported() -> bool:
+    """Whether the leased GPU computes with 8-bit floats."""
+    return get_current_device().supports_fp8
+
+
+def is_supported_version() -> bool:
+    """Yes: the appliance compiles with the versions it was installed with."""
+    return True
+
+
+def require_context(function: Callable[P, T]) -> Callable[P, T]:
+    """The function, with a session opened before each call."""
+
+    @functools.wraps(function)
+    def with_session(*arguments: P.args, **keywords: P.kwargs) -> T:
+        session()
+        return function(*arguments, **keywords)
+
+    return with_session
+
+
+def defer_cleanup() -> contextlib.AbstractContextManager[None]:
+    """A block in which no device memory, stream or event is released; it can be nested. Here releasing never waits, in or out of it."""
+    return current_context().defer_cleanup()
+
+
 _failure: BitfusionError | None = None
 
 
 def is_available() -> bool:
-    """Whether a GPU can be leased, or is; ``cuda_error`` then says why not."""
+    """Whether a GPU can be leased, or is; ``cuda_error`` says why not."""
     global _failure
     try:
         session()
@@ -176,8 +217,8 @@ def is_available() -> bool:
 
 
 def cuda_error() -> str | None:
-    """Why ``is_available`` said no, last time; None if it said yes."""
-    return None if _failure is None else str(_failure)
+    """Why no GPU can be leased; None if one can, or is."""
+    return None if is_available() else str(_failure)
 
 
 def detect() -> bool:

@@ -161,10 +161,10 @@ class GUFunc:
             for result, kind, inner in zip(results, version.kinds[len(given) :], schedule.outputs, strict=True)
         ]
         version.loops.run(schedule.loop, [*operands, *written], stream, self.max_blocksize)
-        on_device = any(isinstance(value, DeviceArray) for value in (*given, *outs))
+        on_device = any(isinstance(value, DeviceArray) for value in given)
         done = tuple(
-            result if back is None and on_device else result.copy_to_host(back, stream)
-            for result, back in zip(results, backs, strict=True)
+            result if back is None and (on_device or target is not None) else result.copy_to_host(back, stream)
+            for result, back, target in zip(results, backs, outs, strict=True)
         )
         return done[0] if len(done) == 1 else done
 

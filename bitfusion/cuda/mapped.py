@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -18,8 +18,6 @@ from bitfusion.client.host import HostArray, writable
 from bitfusion.client.mirror import Mirror
 from bitfusion.cuda.current import current
 from bitfusion.cuda.memory import order_of, pinned_array
-
-M = TypeVar("M", bound="MappedArray")
 
 
 class MappedArray(np.ndarray[Any, Any]):
@@ -35,6 +33,14 @@ class MappedArray(np.ndarray[Any, Any]):
         mirror = getattr(obj, "_mirror", None)
         if mirror is not None and mirror.covers(self):
             self._mirror, self.stream = mirror, getattr(obj, "stream", 0)
+
+    @classmethod
+    def mirroring(cls, host: HostArray, stream: Any = 0) -> Self:
+        """A view of the host array that has a mirror. DeviceMemoryError."""
+        device = current().device_array(host.shape, host.dtype, host.strides, stream=stream)
+        view = np.asarray(host).view(cls)
+        view._mirror, view.stream = Mirror(np.asarray(host), device), stream
+        return view
 
     def on_device(self, stream: Any = 0) -> DeviceArray | None:
         """The mirror, with the content: what a launch in ``stream`` takes. None for host memory that has none."""
@@ -74,7 +80,7 @@ class MappedArray(np.ndarray[Any, Any]):
         """Whether the first axis is the fastest and there are no gaps."""
         return self.flags.f_contiguous
 
-    def bind(self: M, stream: Any = 0) -> M:
+    def bind(self, stream: Any = 0) -> Self:
         """The same array with another stream for its copies."""
         bound = self.view()
         bound.stream = stream
@@ -103,7 +109,7 @@ def mapped_array(
     wc: bool = False,
 ) -> MappedArray:
     """A host array that kernels can take, its elements not set. ``portable`` and ``wc`` mean nothing here. DeviceMemoryError."""
-    return _mirrored(pinned_array(shape, dtype, strides, order), MappedArray, stream)
+    return MappedArray.mirroring(pinned_array(shape, dtype, strides, order), stream)
 
 
 def mapped_array_like(ary: Any, stream: Any = 0, portable: bool = False, wc: bool = False) -> MappedArray:
@@ -120,13 +126,13 @@ def managed_array(
     attach_global: bool = True,
 ) -> ManagedArray:
     """A host array that kernels can take, its elements not set. ``attach_global`` means nothing here. DeviceMemoryError."""
-    return _mirrored(pinned_array(shape, dtype, strides, order), ManagedArray, stream)
+    return ManagedArray.mirroring(pinned_array(shape, dtype, strides, order), stream)
 
 
 @contextlib.contextmanager
 def mapped(*arylist: NDArray[Any], stream: Any = 0) -> Iterator[Any]:
     """Map host arrays for a block: the array that kernels take, or a list of them. The host has the content after it. ValueError."""
-    made = [_mirrored(writable(array), MappedArray, stream) for array in arylist]
+    made = [MappedArray.mirroring(writable(array), stream) for array in arylist]
     try:
         yield made[0] if len(made) == 1 else made
     finally:
@@ -134,11 +140,3 @@ def mapped(*arylist: NDArray[Any], stream: Any = 0) -> Iterator[Any]:
             if array._mirror is not None and array._mirror.is_away:
                 array._mirror.fetch()
             array._mirror = None
-
-
-def _mirrored(host: HostArray, kind: type[M], stream: Any) -> M:
-    """A view of the host array as one that has a mirror."""
-    device = current().device_array(host.shape, host.dtype, host.strides, stream=stream)
-    view = host.view(kind)
-    view._mirror, view.stream = Mirror(host, device), stream
-    return view

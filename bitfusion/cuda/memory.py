@@ -128,9 +128,3 @@ def pinned_array_like(ary: DeviceArray | NDArray[Any]) -> NDArray[Any]:
 def pinned(*arylist: NDArray[Any]) -> Iterator[None]:
     """A block in which numba.cuda pins the arrays; here it does nothing."""
     yield
-
-
-@contextlib.contextmanager
-def defer_cleanup() -> Iterator[None]:
-    """A block in which numba.cuda frees nothing; here freeing is posted and waits for nothing anyway."""
-    yield

@@ -153,7 +153,7 @@ def test_ufuncs(programs):
 
 def test_what_is_not_offered_says_so(programs):
     text = """
-for statement in ("import numba.cuda.cudadrv.driver", "from numba.cuda import colours", "from numba.cuda.random import nothing"):
+for statement in ("import numba.cuda.cudadrv.nvrtc", "from numba.cuda import colours", "from numba.cuda.random import nothing"):
     try:
         exec(statement)
     except ImportError as error:
@@ -162,7 +162,7 @@ for statement in ("import numba.cuda.cudadrv.driver", "from numba.cuda import co
     first, second, third = programs.run(text).splitlines()
     assert (
         first
-        == "ModuleNotFoundError numba.cuda.cudadrv is not offered on a leased GPU; docs/guide/cuda.md lists what is"
+        == "ModuleNotFoundError numba.cuda.cudadrv.nvrtc is not offered on a leased GPU; docs/guide/cuda.md lists what is"
     )
     assert second.startswith("ImportError cannot import name 'colours'")
     assert third.startswith("ImportError cannot import name 'nothing'")
