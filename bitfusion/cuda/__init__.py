@@ -94,6 +94,7 @@ from bitfusion.cuda.streams import (
     synchronize,
 )
 from bitfusion.cuda.ufunc import vectorize
+from bitfusion.kernels import executed as _executed
 from bitfusion.kernels import types
 from bitfusion.kernels.types import NAMES as _TYPES
 
@@ -211,6 +212,7 @@ UNSUPPORTED = frozenset(
 _NAMES: dict[str, Any] = {**_TYPES, **_device_names.functions(), **_device_names.namespaces()}
 globals().update(_NAMES)
 _command_line.keep()
+_executed.watch()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """Capture: a Python function on the client becomes bytes that a worker can compile. Needs neither Numba nor CUDA.
 
-Owns where the text comes from (``linecache``, so notebook cells and doctests work as files do) and what the function's names stand for:
-a path on the allow-list (``names``), another function, or a constant by value. Values are those of the moment of capture, as in Numba.
+Owns where the text comes from (``linecache``, so notebook cells and doctests work as files do; ``executed`` for what a program compiles
+itself) and what the function's names stand for: a path on the allow-list (``names``), another function, or a constant by value. Values
+are those of the moment of capture, as in Numba.
 The same text and values give the same bytes in every process.
 """
 
@@ -26,7 +27,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from bitfusion.errors import KernelSourceError, KernelTypeError
-from bitfusion.kernels import names, program, syntax
+from bitfusion.kernels import executed, names, program, syntax
 from bitfusion.kernels.constants import DeviceConstant, Plain, encode_constant
 from bitfusion.kernels.external import ExternalFunction
 from bitfusion.kernels.lambdas import lambda_as_function
@@ -240,7 +241,7 @@ def _read(function: FunctionType, name: str | None) -> program.Function:
         raise KernelSourceError(f"{called!r:.60} cannot be a kernel's name; name it by a plain identifier")
     file, line = code.co_filename, code.co_firstlineno
     linecache.checkcache(file)
-    lines = linecache.getlines(file, function.__globals__)
+    lines = executed.lines_of(code) or linecache.getlines(file, function.__globals__)
     if len(lines) < line:
         raise KernelSourceError(
             f"{file}:{line}: the source of {called!r} is not available; a kernel travels as source, so define it in a file or a"

@@ -192,11 +192,17 @@ def test_a_client_without_numba_captures_the_same():
 # what cannot be captured
 
 
-def define(text, *, cached=True, **values):
+def unknown(text):
+    """The function that ``text`` defines, as if it came from nowhere."""
+    function = define(text)
+    function.__code__ = function.__code__.replace(co_filename="<nowhere>")
+    return function
+
+
+def define(text, **values):
     """The last function that ``text`` defines, as a notebook cell would."""
     file = f"<cell {next(CELLS)}>"
-    if cached:
-        linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+    linecache.cache[file] = (len(text), None, text.splitlines(True), file)
     scope = dict(values)
     exec(compile(text, file, "exec"), scope)
     return [value for value in scope.values() if hasattr(value, "__code__")][-1]
@@ -220,7 +226,7 @@ CELLS = itertools.count(1)
         ("x[0] = settings.NAMES[0]", "'settings.NAMES' cannot be used in a kernel: a list.*use a tuple"),
         ("x[0] = settings.MISSING", "settings has no attribute 'MISSING'"),
         ("x[0] = negate(x[1])", r"'negate' is a plain Python function.*device=True"),
-        ("x[0] = device_array[0]", "pass device arrays as arguments"),
+        ("x[0] = device_array[0]", "has no whole __cuda_array_interface__"),
         ("x[0] = table[0]", r"an array of 80000 bytes is too large"),
         ("x[0] = sample.Holder", "cannot be used in a kernel"),
         ("import os", "an import"),
@@ -266,7 +272,7 @@ def test_what_cannot_travel_is_named_with_file_and_line(body, message):
         (print, "must be a Python function, not a builtin"),
         (sample.Holder, "must be a Python function, not a type"),
         (5, "must be a Python function, not a int"),
-        (define("def kernel(x): x[0] = 1", cached=False), "source of 'kernel' is not available"),
+        (unknown("def kernel(x): x[0] = 1"), "source of 'kernel' is not available"),
         (define("def kernel(*, x): x[0] = 1"), "keyword-only"),
         (define("def kernel(x, y=[1]): x[0] = 1"), "default value cannot travel: a list"),
     ],
