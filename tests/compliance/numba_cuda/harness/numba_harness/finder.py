@@ -18,6 +18,8 @@ from numba_harness import private
 
 TESTS = "numba.cuda.tests"
 SUPPORT = "numba.cuda.tests.support"
+EXTENSIONS = "numba.cuda.tests.cudapy.extensions_usecases"
+"""Registers a type in the compiler as it is loaded, for a few tests of the modules that import it."""
 
 TWINS = {
     "numba.cuda.core": "numba.core",
@@ -73,6 +75,8 @@ class Harness:
             return PathFinder.find_spec(name, [str(wheel())])
         if name == SUPPORT:
             return ModuleSpec(name, Made(support))
+        if name == EXTENSIONS:
+            return ModuleSpec(name, Made(private.module))
         if name.startswith(TESTS + "."):
             return PathFinder.find_spec(name, path)
         if name.startswith("numba.cuda.") and not is_offered(name):

@@ -1,8 +1,8 @@
-"""Modules for the inside of numba-cuda: their names can be imported, and using one is an error."""
+"""Modules for the inside of numba-cuda: their names can be imported, and using one is an error, but for those that are public elsewhere."""
 
 from __future__ import annotations
 
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 
 class NotPublicError(Exception):
@@ -24,14 +24,35 @@ class Private:
         self._refuse()
 
 
+PUBLIC = ("numba.cuda.args", "numba.cuda.compiler", "numba.cuda.cudadrv.linkable_code")
+"""Modules some of whose names ``numba.cuda`` offers itself."""
+
+
+class NoLeaks:
+    """Numba's reference counting, for tests of other things that also look for leaks: nothing is counted, so nothing leaks."""
+
+    memsys_enable_stats = memsys_disable_stats = staticmethod(lambda: None)
+
+    @staticmethod
+    def get_allocation_stats() -> SimpleNamespace:
+        return SimpleNamespace(alloc=0, free=0, mi_alloc=0, mi_free=0)
+
+
 def module(name: str) -> ModuleType:
     """The module ``name``, with every name that is asked for."""
     made = ModuleType(name)
     made.__path__ = []
+    if name == "numba.cuda.memory_management.nrt":
+        made.rtsys = NoLeaks()
 
-    def find(attribute: str) -> Private:
+    def find(attribute: str) -> object:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
+        if name in PUBLIC:
+            from bitfusion import cuda
+
+            if attribute in cuda.__all__:
+                return getattr(cuda, attribute)
         return Private(f"{name}.{attribute}")
 
     made.__getattr__ = find

@@ -101,7 +101,9 @@ def _never(reason: str) -> Decorator:
 
 
 def _here(test: Any) -> Any:
-    """For what tests do without if it is missing from the client's machine, and a client of an appliance never needs there."""
+    """For what tests do without if it is missing from the client's machine, and a client of an appliance never needs there; and what
+    numba-cuda cannot do and we can.
+    """
     return test
 
 
@@ -109,8 +111,8 @@ skip_on_cudasim = skip_if_external_memmgr = skip_under_cuda_memcheck = skip_on_a
 skip_on_nvjitlink_13_1_sm_120 = skip_with_nvdisasm = skip_if_nvjitlink_missing = _never
 skip_unless_cudasim = skip_unless_conda_cudatoolkit = skip_without_nvdisasm = unittest.skip
 skip_on_standalone_numba_cuda = skip_if_cuda_includes_missing = skip_if_cudadevrt_missing = _here
+xfail_unless_cudasim = _here
 skip_if_curand_kernel_missing = unittest.skip("curand_kernel.h is not among the packages that are installed")
-xfail_unless_cudasim = unittest.expectedFailure
 
 skip_unless_cc_50 = _unless_capability(5, 0)
 skip_unless_cc_53 = _unless_capability(5, 3)
