@@ -39,6 +39,8 @@ def resolve(e: Emitter, operand: Operand, space: str, size: int) -> Value:
     """The pointer for an access of ``size`` bytes, checked as the options ask."""
     if not isinstance(operand, Address):
         raise e.invalid("needs an address")
+    if e.current in e.row_pointers:
+        return e.row_pointers[e.current]()
     base, offset = operand.base, operand.offset
     match base:
         case Symbol(name):
@@ -100,10 +102,10 @@ def _register_address(e: Emitter, name: str, space: str) -> Value:
 
 def _checked(e: Emitter, address: Value, space: str, size: int) -> Value:
     if space == "shared":
-        if e.options.shared_check and e.current not in e.row_checked:
+        if e.options.shared_check:
             address = _check_shared(e, address, size)
         return e.offset(SHARED, address)
-    if e.options.bounds_check and space in ("global", "generic", "const") and e.current not in e.row_checked:
+    if e.options.bounds_check and space in ("global", "generic", "const"):
         address = _check_global(e, address, space, size)
     return e.pointer(address)
 

@@ -28,6 +28,8 @@ class Body:
     results: frozenset[str]
     """Registers that are read after the end."""
     suspend: Callable[[Suspend, Block], None]
+    through: str = ""
+    """A block whose suspension point is passed."""
 
     def label(self, name: str) -> str:
         return f'"bb.{name}{self.suffix}"'
@@ -44,12 +46,12 @@ class Body:
 
     def _terminate(self, block: Block) -> None:
         e = self.emitter
-        if isinstance(block.terminator, Suspend):
+        if isinstance(block.terminator, Suspend) and block.name != self.through:
             self.suspend(block.terminator, block)
             return
         live = set(e.liveness.live_out(block))
         match block.terminator:
-            case Jump(target):
+            case Jump(target) | Suspend(_, target):
                 e.registers.store(live)
                 self._jump(block.name, target)
             case Branch(predicate, taken, other):
@@ -88,4 +90,6 @@ class Body:
     def _guarded(self, source: str, target: str) -> bool:
         """Whether the jump closes a loop in which no thread stops: at a suspension point the scheduler looks itself."""
         backward = self.graph[target].position <= self.graph[source].position
-        return self.emitter.options.watchdog and backward and source in reach([target], running(self.graph))
+        return (
+            self.emitter.options.watchdog and backward and source in reach([target], running(self.graph, self.through))
+        )

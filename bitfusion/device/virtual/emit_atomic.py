@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bitfusion.device.virtual.address import alias_attributes, resolve, state_space
+from bitfusion.device.virtual import metadata
+from bitfusion.device.virtual.address import resolve, state_space
 from bitfusion.device.virtual.builder import Value
 from bitfusion.device.virtual.datatypes import TYPES, Type
 from bitfusion.device.virtual.emitter import Emitter
@@ -76,7 +77,8 @@ def _access(e: Emitter, i: Instruction, address: Operand) -> _Access:
     pointer = resolve(e, address, space, i.type.size * i.vector_size)
     plain = space == "shared" or i.has("cta") or e.options.plain_atomics
     order = "acq_rel" if i.has("acq_rel", "acquire", "release") else "monotonic"
-    return _Access(pointer, plain, order, alias_attributes(e, address, space) if plain else "")
+    attributes = metadata.ALIAS.get(space, "") if plain else ""  # without the access group: threads meet here
+    return _Access(pointer, plain, order, attributes)
 
 
 def _vector(e: Emitter, i: Instruction, target: Operand, access: _Access, source: Operand) -> None:

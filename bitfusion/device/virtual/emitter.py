@@ -111,8 +111,8 @@ class Emitter(Builder, ABC):
         self.registers = RegisterFile(self, function.registers)
         self.current = Instruction("", (), ())
         self.access_group = ""
-        self.row_checked: set[Instruction] = set()
-        """Accesses whose bounds were checked for the whole row of threads."""
+        self.row_pointers: dict[Instruction, Callable[[], Value]] = {}
+        """Accesses whose bounds were checked for the whole row of threads, and how to get this thread's pointer."""
         self.row_predicates: dict[str, Value] = {}
         """Predicate registers known to be the same for the whole row."""
         self.shared_values: dict[str, Value] = {}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from bitfusion.device.virtual.effects import inverse, suspends
+from bitfusion.device.virtual.effects import LOCKSTEP, inverse, suspends
 from bitfusion.device.virtual.syntax import Function, Instruction, Label, Negated, Operand, Register, Statement, Symbol
 from bitfusion.device.virtual.tokens import syntax_error
 
@@ -191,9 +191,17 @@ def _reachable(graph: Graph) -> Graph:
     return {name: block for name, block in graph.items() if name in seen}
 
 
-def running(graph: Graph) -> dict[str, tuple[str, ...]]:
-    """Block -> the blocks that follow it without a stop at a suspension point."""
-    return {name: () if isinstance(block.terminator, Suspend) else block.successors for name, block in graph.items()}
+def running(graph: Graph, through: str = "") -> dict[str, tuple[str, ...]]:
+    """Block -> the blocks that follow it without a stop at a suspension point, other than that of the block ``through``."""
+    return {
+        name: () if isinstance(block.terminator, Suspend) and name != through else block.successors
+        for name, block in graph.items()
+    }
+
+
+def is_lockstep(block: Block) -> bool:
+    """Whether the block ends at the head of a loop that is run side by side."""
+    return isinstance(block.terminator, Suspend) and block.terminator.instruction.opcode == LOCKSTEP
 
 
 def reach(starts: Iterable[str], successors: Mapping[str, Iterable[str]], avoiding: str = "") -> set[str]:

@@ -9,6 +9,8 @@ and checks are gone, and LLVM vectorises it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bitfusion.device.virtual.address import state_space
@@ -16,9 +18,9 @@ from bitfusion.device.virtual.builder import FALSE, TRUE, Value
 from bitfusion.device.virtual.datatypes import Type
 from bitfusion.device.virtual.emitter import LAUNCH_POINTER, SHARED_SIZE, Emitter
 from bitfusion.device.virtual.instructions import emit_unpredicated
-from bitfusion.device.virtual.layout import RUNTIME_FUNCTIONS, CompileOptions
+from bitfusion.device.virtual.layout import RUNTIME_FUNCTIONS
 from bitfusion.device.virtual.plan import Plan
-from bitfusion.device.virtual.rematerialize import RowCoefficients
+from bitfusion.device.virtual.rematerialize import RowCoefficients, is_sign
 from bitfusion.device.virtual.row_slice import Slice, Slicer
 from bitfusion.device.virtual.syntax import Address, Instruction, Operand, Register
 
@@ -27,6 +29,17 @@ REGION_SIZE_MAX = 400
 """Instructions: the loop is copied, which larger ones do not repay."""
 
 _ORDERED = ("lt", "le", "gt", "ge", "lo", "ls", "hi", "hs")
+
+
+class RowEmitter(Emitter):
+    """What a guard needs of a region."""
+
+    even: Mapping[str, int]
+    """Saved registers that are thought to grow evenly along a row, and by how much."""
+
+    @abstractmethod
+    def row_value(self, name: str, x: Value) -> Value:
+        """What an even register then holds in the thread ``x``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +65,41 @@ class _RowAccess:
 class RowGuard:
     """What can be decided for a row."""
 
-    tests: tuple[_Test, ...]
-    accesses: tuple[_RowAccess, ...]
+    tests: tuple[_Test, ...] = ()
+    accesses: tuple[_RowAccess, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.tests or self.accesses)
 
-    @property
-    def instructions(self) -> set[Instruction]:
-        """Accesses that need no check of their own where the guard holds."""
-        return {access.instruction for access in self.accesses}
 
-
-def find_guard(region: Emitter, plan: Plan, names: list[str], start: str) -> RowGuard:
+def find_guard(region: RowEmitter, plan: Plan, names: list[str], start: str) -> RowGuard:
     """The tests and accesses that a guard can decide in the region of the blocks ``names`` that begins at ``start``.
 
     A kernel with suspension points is worth a guard for its accesses only: it has more code to copy.
     """
     instructions = [instruction for name in names for instruction in plan.graph[name].instructions]
     if len(instructions) > REGION_SIZE_MAX:
-        return RowGuard((), ())
+        return RowGuard()
     accesses: list[_RowAccess] = []
-    if region.options.bounds_check:
-        slicer = Slicer(plan, names, start, region.shared_values)
+    spaces = _row_spaces(region)
+    if spaces:
+        slicer = Slicer(plan, names, start, {**dict.fromkeys(region.shared_values, 0), **region.even})
         for name in names:
             for index, instruction in enumerate(plan.graph[name].instructions):
-                accesses += _row_access(slicer, region.options, instruction, name, index)
+                accesses += _row_access(slicer, spaces, instruction, name, index)
     if plan.points and not accesses:
-        return RowGuard((), ())
+        return RowGuard()
     coefficients = RowCoefficients(plan.chains)
     tests = [test for i in instructions if (test := _test(plan, coefficients, i))]
     return RowGuard(tuple(tests[:TEST_COUNT_MAX]), tuple(accesses))
+
+
+def _row_spaces(region: RowEmitter) -> tuple[str, ...]:
+    """The state spaces in which accesses are looked at: where there are checks to save, or a loop whose data must be seen
+    to lie in a row.
+    """
+    found = ("global", "const") if region.options.bounds_check else ("global",) if region.even else ()
+    return (*found, "shared") if region.options.shared_check else found
 
 
 def _test(plan: Plan, coefficients: RowCoefficients, i: Instruction) -> _Test | None:
@@ -97,12 +114,10 @@ def _test(plan: Plan, coefficients: RowCoefficients, i: Instruction) -> _Test | 
     return _Test(target.name, i.type, left_coefficient or right_coefficient, left if left_coefficient else right)
 
 
-def _row_access(slicer: Slicer, options: CompileOptions, i: Instruction, name: str, index: int) -> list[_RowAccess]:
+def _row_access(slicer: Slicer, spaces: tuple[str, ...], i: Instruction, name: str, index: int) -> list[_RowAccess]:
     """The access of instruction ``index`` of block ``name``, if its address grows evenly along the row."""
     space = state_space(i)
-    if i.opcode not in ("ld", "st", "atom", "red") or space not in ("global", "shared") or len(i.operands) < 2:
-        return []
-    if space == "shared" and not options.shared_check:
+    if i.opcode not in ("ld", "st", "atom", "red") or space not in spaces or len(i.operands) < 2:
         return []
     address = i.operands[0 if i.opcode in ("st", "red") else 1]
     if not isinstance(address, Address) or not isinstance(address.base, Register):
@@ -111,26 +126,40 @@ def _row_access(slicer: Slicer, options: CompileOptions, i: Instruction, name: s
     return [] if found is None else [_RowAccess(i, space, address.offset, i.type.size * i.vector_size, found)]
 
 
-def emit_guard(e: Emitter, plan: Plan, guard: RowGuard, first: Value, end: Value) -> tuple[Value, dict[str, Value]]:
-    """(whether the guard holds for the row of threads first <= x < end, the value of each tested predicate then)."""
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What is known of a row where ``holds`` is set: tested predicates, and where the accesses of its first thread go."""
+
+    holds: Value
+    predicates: dict[str, Value]
+    addresses: dict[Instruction, tuple[Value, int]]
+    """Address in the first thread, and by how much it grows from thread to thread."""
+
+
+def emit_guard(e: RowEmitter, plan: Plan, guard: RowGuard, first: Value, end: Value) -> Decided:
+    """Decide for the row of threads first <= x < end."""
     last = e.op("sub", end, 1)
     span = e.op("sub", last, first)
+    decided = Decided(TRUE, {}, {})
     holds = TRUE
-    predicates: dict[str, Value] = {}
     for test in guard.tests:
         holds = e.op("and", holds, _same_outcome(e, plan, test, first, last, span))
-        predicates[test.predicate] = _at(e, plan, test.predicate, first)
+        decided.predicates[test.predicate] = _at(e, plan, test.predicate, first)
         e.registers.forget()
-    distinct = {(access.slice, access.offset, access.size): access for access in guard.accesses}
-    shared: dict[Slice, list[_RowAccess]] = {}
-    for access in distinct.values():
-        if access.space == "shared":
-            shared.setdefault(access.slice, []).append(access)
-        else:
-            holds = e.op("and", holds, _inside(e, access, first, last, span))
-    for slice_, accesses in shared.items():
-        holds = e.op("and", holds, _inside_shared(e, slice_, accesses, first, last, span))
-    return holds, predicates
+    for (slice_, space), accesses in _grouped(guard.accesses).items():
+        inside, address = _inside(e, slice_, space, accesses, first, last, span)
+        holds = e.op("and", holds, inside)
+        for access in accesses:
+            decided.addresses[access.instruction] = e.op("add", address, access.offset), slice_.coefficient
+    return replace(decided, holds=holds)
+
+
+def _grouped(accesses: Iterable[_RowAccess]) -> dict[tuple[Slice, str], list[_RowAccess]]:
+    """Accesses by the address they start from, and the state space."""
+    groups: dict[tuple[Slice, str], list[_RowAccess]] = {}
+    for access in accesses:
+        groups.setdefault((access.slice, access.space), []).append(access)
+    return groups
 
 
 def _at(e: Emitter, plan: Plan, register: str, x: Value) -> Value:
@@ -160,57 +189,57 @@ def _same_outcome(e: Emitter, plan: Plan, test: _Test, first: Value, last: Value
     return e.op("and", e.op("and", linear, monotonic), e.icmp("eq", first_outcome, last_outcome))
 
 
-def _ends(e: Emitter, slice_: Slice, first: Value, last: Value, span: Value) -> tuple[Value, Value, Value]:
-    """(whether the address grows evenly, its lowest value in the row, its highest)"""
-    ends = [_address_at(e, slice_, x) for x in (first, last)]
+def _inside(
+    e: RowEmitter, slice_: Slice, space: str, accesses: list[_RowAccess], first: Value, last: Value, span: Value
+) -> tuple[Value, Value]:
+    """(whether the address grows evenly, all bytes from the lowest to the highest access of the row are valid, and every
+    access is aligned; the address in the first thread).
+    """
+    (first_address, first_signs), (last_address, last_signs) = (_address_at(e, slice_, x) for x in (first, last))
     expected = e.op("mul", e.zext(span, "i64"), slice_.coefficient)
-    linear = e.icmp("eq", e.op("sub", ends[1], ends[0]), expected)
-    low, high = ends if slice_.coefficient >= 0 else ends[::-1]
-    return linear, low, high
-
-
-def _inside_shared(
-    e: Emitter, slice_: Slice, accesses: list[_RowAccess], first: Value, last: Value, span: Value
-) -> Value:
-    """Whether all accesses at one address with several offsets lie in the block's shared memory, and are aligned."""
-    linear, low, high = _ends(e, slice_, first, last, span)
-    lowest, end = min(access.offset for access in accesses), max(access.offset + access.size for access in accesses)
-    start = e.op("add", low, lowest)
-    holds = e.op("and", linear, e.icmp("sge", start, 0))
-    holds = e.op("and", holds, e.icmp("sle", e.op("add", high, end), SHARED_SIZE))
-    holds = e.op("and", holds, e.icmp("sge", high, low))
+    holds = e.icmp("eq", e.op("sub", last_address, first_address), expected)
+    for one, other in zip(first_signs, last_signs, strict=True):  # values that follow from a sign would jump
+        holds = e.op("and", holds, e.icmp("eq", one, other))
+    low, high = (first_address, last_address)[:: 1 if slice_.coefficient >= 0 else -1]
+    start = e.op("add", low, min(access.offset for access in accesses))
+    end = e.op("add", high, max(access.offset + access.size for access in accesses))
+    holds = e.op("and", holds, _valid(e, space, start, end))
     size = max(access.size for access in accesses)
     if any(access.offset % access.size for access in accesses):
-        return FALSE
+        return FALSE, first_address
     if size > 1:
         unaligned = e.op("and", e.op("or", low, abs(slice_.coefficient)), size - 1)
         holds = e.op("and", holds, e.icmp("eq", unaligned, 0))
-    return holds
+    return holds, first_address
 
 
-def _inside(e: Emitter, access: _RowAccess, first: Value, last: Value, span: Value) -> Value:
-    """Whether all bytes between the accesses of both ends are valid, and every access is aligned."""
-    linear, low, high = _ends(e, access.slice, first, last, span)
-    low, high = (e.op("add", end, access.offset) for end in (low, high))
-    valid = e.call_external(
-        RUNTIME_FUNCTIONS["ptx_range"], e.address(LAUNCH_POINTER), low, e.op("add", high, access.size)
-    )
-    holds = e.op("and", linear, e.icmp("ne", valid, 0))
-    if access.size > 1:
-        unaligned = e.op("and", e.op("or", low, abs(access.slice.coefficient)), access.size - 1)
-        holds = e.op("and", holds, e.icmp("eq", unaligned, 0))
-    return holds
+def _valid(e: Emitter, space: str, start: Value, end: Value) -> Value:
+    """Whether the bytes [start, end) may be touched."""
+    if space == "shared":
+        return e.op("and", e.icmp("ult", start, end), e.icmp("ule", end, SHARED_SIZE))
+    if not e.options.bounds_check:
+        return TRUE
+    return e.icmp("ne", e.call_external(RUNTIME_FUNCTIONS["ptx_range"], e.address(LAUNCH_POINTER), start, end), 0)
 
 
-def _address_at(e: Emitter, slice_: Slice, x: Value) -> Value:
-    """The address register's value in the thread ``x`` of the row."""
+def _address_at(e: RowEmitter, slice_: Slice, x: Value) -> tuple[Value, list[Value]]:
+    """(the address register's value, the signs it depends on) in the thread ``x`` of the row."""
     thread, e.thread = e.thread, replace(e.thread, x=x)
     e.registers.forget()
     for name in slice_.given:
-        e.registers.set(name, e.shared_values[name])
-    for step in slice_.steps:
-        emit_unpredicated(e, step)
+        e.registers.set(name, e.shared_values[name] if name in e.shared_values else e.row_value(name, x))
+    signs = _compute(e, slice_.steps)
     address = e.registers.get(slice_.register, "i64")
     e.registers.forget()
     e.thread = thread
-    return address
+    return address, signs
+
+
+def _compute(e: Emitter, steps: Iterable[Instruction]) -> list[Value]:
+    """Execute the steps; the signs among their results."""
+    signs = []
+    for step in steps:
+        emit_unpredicated(e, step)
+        if is_sign(step) and isinstance(step.operands[0], Register):
+            signs.append(e.registers.get(step.operands[0].name, step.type.llvm))
+    return signs

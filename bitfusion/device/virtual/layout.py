@@ -194,8 +194,8 @@ class CompileOptions:
     """Atomics on global memory without a lock prefix: only right when one worker runs the grid and the host does not
     look.
     """
-    lockstep: bool = False
-    """Cut short grid-stride loops at their back edge, so that all threads do one iteration side by side."""
+    lockstep: bool = True
+    """Run loops that all threads seem to leave together side by side, one iteration of all after the other."""
     parallel: bool = True
     """Tell LLVM that the threads between two barriers are independent."""
     rematerialize: bool = True

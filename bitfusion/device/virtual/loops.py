@@ -4,15 +4,17 @@
   other, so it would never end; with a yield in front of its back edge the others get their turn. Recognised: short
   loops without stores whose exit depends on an acquire, volatile or relaxed load, or on compare-and-swap or exchange
   with constants.
-* A *grid-stride loop* over global memory can be run side by side (option lockstep): all threads do one iteration each,
-  so that neighbours touch neighbouring memory and the iteration is vectorised.
+* A loop that all threads of a block seem to leave together (a grid-stride loop, a loop over a tile) is run *side by side*
+  (option lockstep): all threads do one iteration each, so that neighbours touch neighbouring memory and the iteration is
+  vectorised. Threads that cannot keep step run through to the loop's end (``region``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from bitfusion.device.virtual.effects import LOCKSTEP, YIELD, destinations, inverse, reads, suspension
+from bitfusion.device.virtual.evenness import Evenness, grows_unevenly
 from bitfusion.device.virtual.syntax import (
     Function,
     Immediate,
@@ -25,19 +27,65 @@ from bitfusion.device.virtual.syntax import (
 )
 
 SPIN_SIZE_MAX = 40
-LOCKSTEP_SIZE_MAX = 48
-"""Instructions in the loop: longer bodies lose more by saving registers than they gain."""
+
+_NOT_IN_STEP = frozenset({"call", "brx", "ret", "exit", "trap", YIELD})
+LOCKSTEP_SIZE_MAX = 120
+"""Instructions in the loop: its code is there twice, and more often than it is run if the body is long."""
 
 
 def insert_yields(function: Function) -> None:
     """Put a yield in front of the back edge of every spin loop."""
     constants = _constant_registers(function)
-    _cut_back_edges(function, YIELD, lambda body, _: _spins(body, constants))
+    ends = {loop.end for loop in _loops(function) if _spins(loop.body, constants)}
+    cut: list[Statement] = []
+    for index, statement in enumerate(function.body or []):
+        if index in ends and isinstance(statement, Instruction):
+            cut += _cut(statement, f"$cut@{index}")
+        else:
+            cut.append(statement)
+    function.body = cut
 
 
-def insert_lockstep(function: Function) -> None:
-    """Cut grid-stride loops at their back edge."""
-    _cut_back_edges(function, LOCKSTEP, _strides)
+def insert_lockstep(function: Function, evenness: Evenness) -> None:
+    """Cut the loops that are run side by side at their head."""
+    if any(variable.space in ("local", "param") for variable in function.variables.values()):
+        return  # they lie on the stack, one for all threads of a region, unless a thread may stop
+    loops = _loops(function)
+    heads = {loop.start for loop in loops if _in_step(loop, evenness)}
+    heads -= {loop.start for loop in loops if not _in_step(loop, evenness)}  # a second branch back to the same head
+    cut: list[Statement] = []
+    for index, statement in enumerate(function.body or []):
+        cut.append(statement)
+        if index in heads:
+            cut.append(Instruction(LOCKSTEP, (), ()))
+    function.body = cut
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """``start`` and ``end``: places of its label and of the branch back in the text. ``body``: with that branch.
+    ``exits``: branches that leave the loop. ``nested``: it has a loop inside.
+    """
+
+    start: int
+    end: int
+    body: list[Instruction]
+    exits: list[Instruction]
+    nested: bool
+
+
+def _loop(body: list[Statement], labels: dict[str, int], start: int, end: int) -> _Loop:
+    """The loop from the label at ``start`` to the branch at ``end``."""
+    inside = [item for item in body[start : end + 1] if isinstance(item, Instruction)]
+    branches = [(item, labels.get(target, end)) for item in inside if (target := _target(item)) is not None]
+    places = {id(item): index for index, item in enumerate(body[start : end + 1], start)}
+    return _Loop(
+        start,
+        end,
+        inside,
+        [item for item, target in branches if not start < target <= end],
+        any(start < target <= places[id(item)] for item, target in branches),
+    )
 
 
 def _target(instruction: Instruction) -> str | None:
@@ -47,26 +95,21 @@ def _target(instruction: Instruction) -> str | None:
     return None
 
 
-def _cut_back_edges(function: Function, opcode: str, wanted: Callable[[list[Instruction], bool], bool]) -> None:
-    """Put ``opcode`` in front of each backward branch whose loop body is ``wanted(body, has_inner_loop)``."""
+def _loops(function: Function) -> list[_Loop]:
+    """The loops that end with a backward branch, in the order of their ends."""
     body = function.body or []
     labels = {statement.name: index for index, statement in enumerate(body) if isinstance(statement, Label)}
-    cut: list[Statement] = []
+    found = []
     for index, statement in enumerate(body):
         start = labels.get(_target(statement) or "", index) if isinstance(statement, Instruction) else index
-        if start < index and isinstance(statement, Instruction):
-            loop = [item for item in body[start:index] if isinstance(item, Instruction)]
-            inner = any(start < labels.get(_target(item) or "", -1) for item in loop)
-            if wanted(loop, inner):
-                cut += _cut(statement, opcode, f"$cut@{index}")
-                continue
-        cut.append(statement)
-    function.body = cut
+        if start < index:
+            found.append(_loop(body, labels, start, index))
+    return found
 
 
-def _cut(branch: Instruction, opcode: str, skip: str) -> list[Statement]:
-    """The branch with ``opcode`` executed when it is taken."""
-    pause = Instruction(opcode, (), (), None, branch.line)
+def _cut(branch: Instruction, skip: str) -> list[Statement]:
+    """The branch with a yield executed when it is taken."""
+    pause = Instruction(YIELD, (), (), None, branch.line)
     if branch.predicate is None:
         return [pause, branch]
     leave = Instruction("bra", (), (Symbol(skip),), inverse(branch.predicate), branch.line)
@@ -118,9 +161,18 @@ def _decide_exit(body: list[Instruction], waits: list[Instruction]) -> bool:
     )
 
 
-def _strides(body: list[Instruction], has_inner_loop: bool) -> bool:
-    if has_inner_loop or len(body) > LOCKSTEP_SIZE_MAX:
+def _in_step(loop: _Loop, evenness: Evenness) -> bool:
+    """Whether the threads of a row seem to leave the loop together, and may stop in it."""
+    if loop.nested or len(loop.body) > LOCKSTEP_SIZE_MAX:
         return False
-    if any(suspension(i) or i.opcode in ("call", "atom", YIELD) for i in body):
+    if any(suspension(i) or i.opcode in _NOT_IN_STEP for i in loop.body):
         return False
-    return any(i.opcode in ("ld", "ldu") and not i.has("shared", "param", "const", "local") for i in body)
+    return all(i.predicate is not None and _even_exit(i.predicate.name, loop.body, evenness) for i in loop.exits)
+
+
+def _even_exit(predicate: str, body: list[Instruction], evenness: Evenness) -> bool:
+    """Whether a predicate that decides about leaving the loop seems to be the same for all threads of a row."""
+    if evenness.of(Register(predicate)) is None:
+        return False
+    comparisons = [i for i in body if i.opcode == "setp" and predicate in destinations(i)]
+    return not any(grows_unevenly(evenness, comparison, body) for comparison in comparisons)

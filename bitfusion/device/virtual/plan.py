@@ -4,13 +4,14 @@ memory lies.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bitfusion.device.virtual import emit_warp
 from bitfusion.device.virtual.datatypes import BITS_OF_LLVM
 from bitfusion.device.virtual.effects import destinations, suspension
 from bitfusion.device.virtual.emit_warp import Description
+from bitfusion.device.virtual.evenness import Evenness
 from bitfusion.device.virtual.flow import ENTRY, Block, Graph, Suspend, build_graph, reach, running
 from bitfusion.device.virtual.inline import inline_calls
 from bitfusion.device.virtual.instructions import check_counts
@@ -18,7 +19,7 @@ from bitfusion.device.virtual.layout import THREADS_MAX, CompileOptions
 from bitfusion.device.virtual.liveness import Liveness
 from bitfusion.device.virtual.loops import insert_lockstep, insert_yields
 from bitfusion.device.virtual.rematerialize import Chains, rematerializable
-from bitfusion.device.virtual.syntax import Declaration, Function, Instruction, Module
+from bitfusion.device.virtual.syntax import Declaration, Function, Instruction, Module, Register
 from bitfusion.device.virtual.uniform import uniform_registers
 from bitfusion.errors import UnsupportedError
 
@@ -44,6 +45,7 @@ class Point:
 class Plan:
     """``uniform``: registers all threads of a block agree on.
 
+    ``even``: saved register -> by how much it is thought to grow per thread (``evenness``).
     ``slots``: saved register -> offset of its array in the frame.
     """
 
@@ -52,6 +54,7 @@ class Plan:
     liveness: Liveness
     chains: Chains
     uniform: frozenset[str]
+    even: Mapping[str, int]
     points: tuple[Point, ...]
     slots: dict[str, int]
     frame_size: int
@@ -89,13 +92,15 @@ def plan_kernel(module: Module, kernel: Function, suspending: set[str], options:
     function = inline_calls(module, kernel, suspending)
     check_counts(function)
     insert_yields(function)
+    evenness = Evenness(function)
     if options.lockstep:
-        insert_lockstep(function)
+        insert_lockstep(function, evenness)
     graph = build_graph(function)
     liveness = Liveness(function, graph)
     chains = rematerializable(function, liveness) if options.rematerialize else {}
     points = tuple(_points(graph, liveness, chains))
     slots, frame_size = _frame(function, points)
+    guesses = {name: evenness.of(Register(name)) for name in slots}
     parameters, arguments_size = lay_out(function.parameters)
     stacked = [variable for variable in function.variables.values() if variable.space in ("local", "param")]
     locals_, local_size = lay_out(stacked if points else [])
@@ -109,6 +114,7 @@ def plan_kernel(module: Module, kernel: Function, suspending: set[str], options:
         liveness=liveness,
         chains=chains,
         uniform=frozenset(uniform_registers(function, graph)),
+        even={name: guess for name, guess in guesses.items() if guess is not None},
         points=points,
         slots=slots,
         frame_size=frame_size,
@@ -130,11 +136,11 @@ def lay_out(declarations: Iterable[Declaration]) -> tuple[dict[str, int], int]:
     return offsets, top
 
 
-def reachable(graph: Graph, start: str = ENTRY) -> list[str]:
+def reachable(graph: Graph, start: str = ENTRY, through: str = "") -> list[str]:
     """Blocks reached from ``start`` without passing a suspension point, in the order of the text but ``start`` wherever
-    it stands.
+    it stands. ``through``: a block whose suspension point is passed.
     """
-    seen = reach([start], running(graph))
+    seen = reach([start], running(graph, through))
     return sorted(seen, key=lambda name: graph[name].position)
 
 

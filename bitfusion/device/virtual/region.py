@@ -13,16 +13,18 @@ layout).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 from bitfusion.device.virtual import emit_warp
+from bitfusion.device.virtual.address import state_space
 from bitfusion.device.virtual.body import Body
 from bitfusion.device.virtual.builder import Value, constant
 from bitfusion.device.virtual.device_function import INDEX
 from bitfusion.device.virtual.effects import writes
-from bitfusion.device.virtual.emitter import FRAME, LOCAL, Emitter, Thread, Unit
-from bitfusion.device.virtual.flow import ENTRY, Block
-from bitfusion.device.virtual.guard import emit_guard, find_guard
+from bitfusion.device.virtual.emitter import FRAME, LOCAL, SHARED, Thread, Unit
+from bitfusion.device.virtual.flow import ENTRY, Block, is_lockstep
+from bitfusion.device.virtual.guard import RowEmitter, RowGuard, emit_guard, find_guard
 from bitfusion.device.virtual.instructions import emit_unpredicated
 from bitfusion.device.virtual.layout import BLOCK, THREADS_MAX
 from bitfusion.device.virtual.metadata import ALIAS, FUNCTION_ATTRIBUTES
@@ -32,12 +34,15 @@ from bitfusion.device.virtual.syntax import Declaration, Instruction
 _BOUND = f"i32 range(i32 1, {THREADS_MAX + 1})"
 _ENDED = -1
 
+ROW_SIZE_MIN = 16
+"""Threads: shorter rows run loops thread by thread, as there is less to gain side by side than each iteration costs."""
+
 _X_FIRST, _X_END = Value("i32", "%x0"), Value("i32", "%x1")
 _FIRST_LINEAR = Value("i32", "%t0")
 _ROW_LINEAR = Value("i32", "%row_linear")
 
 
-class Region(Emitter):
+class Region(RowEmitter):
     """Emits the region that resumes from ``point`` (None: starts the kernel) into the unit."""
 
     parameters_invariant: ClassVar[bool] = True
@@ -49,9 +54,11 @@ class Region(Emitter):
         self.start = ENTRY if point is None else point.target
         self.name = f"region.{0 if point is None else point.state}"
         self.blocks = reachable(plan.graph, self.start)
-        self.written = {
-            name for block in self.blocks for i in plan.graph[block].all_instructions() for name in writes(i)
-        }
+        self.loop = point.block.name if point is not None and is_lockstep(point.block) else ""
+        """The head of the loop that the threads of a row run side by side, if they do."""
+        self.even = _even(plan, point) if self.options.guards else {}
+        self.row_values: dict[str, Value] = {}
+        """Saved registers that grow evenly along the row: their value in its first thread."""
 
     def parameter_pointer(self, name: str) -> Value | None:
         distance = self.plan.parameters.get(name)
@@ -110,29 +117,71 @@ class Region(Emitter):
 
     def _threads(self, parallel: bool) -> None:
         """The loop over a row, and in front of it a copy for rows in which the guard holds."""
-        guard = find_guard(self, self.plan, self.blocks, self.start) if self.options.guards else None
-        if not guard:
+        guard = find_guard(self, self.plan, self.blocks, self.start) if self.options.guards else RowGuard()
+        if not guard and not self.loop:
             before = self.here()
             self.jump("threads")
             self._thread_loop("", before, parallel)
             return
         if self.plan.points:  # a thread that is resumed alone is no row
-            alone = self.icmp("eq", self.op("sub", _X_END, _X_FIRST), 1)
-            self.branch(alone, "unguarded", "guard")
+            short = self.icmp("ult", self.op("sub", _X_END, _X_FIRST), ROW_SIZE_MIN if self.loop else 2)
+            self.branch(short, "unguarded", "guard")
             self.label("guard")
-        holds, self.row_predicates = emit_guard(self, self.plan, guard, _X_FIRST, _X_END)
+        self.row_values = {name: self._load_saved(name, self.zext(_ROW_LINEAR, "i64")) for name in self.even}
+        decided = emit_guard(self, self.plan, guard, _X_FIRST, _X_END)
+        holds = self.op("and", decided.holds, self._rows_even()) if self.even else decided.holds
         before = self.here()
         self.branch(holds, "threads.fast", "unguarded")
-        self.row_checked = guard.instructions
+        self.row_predicates = decided.predicates
+        self.row_pointers = {
+            access: partial(self._row_pointer, state_space(access), *place)
+            for access, place in decided.addresses.items()
+        }
         self._thread_loop(".fast", before, parallel)
-        self.row_checked, self.row_predicates = set(), {}
+        self.row_pointers, self.row_predicates, self.row_values = {}, {}, {}
         self.label("unguarded")
         self.jump("threads")
-        self._thread_loop("", "unguarded", parallel)
+        self._thread_loop("", "unguarded", parallel, self.loop)
+
+    def _rows_even(self) -> Value:
+        """Whether the saved registers grow along the row as was guessed: a loop that compares them all."""
+        before = self.here()
+        again, done = self.new_label("compare"), self.new_label("compared")
+        self.jump(again)
+        self.label(again)
+        x = self.define(f"x.{again}", "i32", f"phi i32 [%x0, %{before}], [%next.{again}, %{again}]")
+        differing = self.define(f"bits.{again}", "i64", f"phi i64 [0, %{before}], [%more.{again}, %{again}]")
+        linear = self.zext(self.op("add nuw nsw", _ROW_LINEAR, self.op("sub nuw nsw", x, _X_FIRST)), "i64")
+        for name in self.even:
+            difference = self.op("xor", self._load_saved(name, linear), self.row_value(name, x))
+            differing = self.op("or", differing, self.zext(difference, "i64"))
+        self.define(f"more.{again}", "i64", f"or {differing}, 0")
+        following = self.define(f"next.{again}", "i32", f"add nuw nsw {x}, 1")
+        self.branch(self.icmp("eq", following, _X_END), done, again)
+        self.label(done)
+        return self.icmp("eq", Value("i64", f"%more.{again}"), 0)
+
+    def row_value(self, name: str, x: Value) -> Value:
+        """What an even register holds in the thread ``x`` of the row, if the guess is right."""
+        first, growth = self.row_values[name], self.even[name]
+        if not growth or first.type == "i1":
+            return first
+        distance = self.bits(self.op("sub nuw nsw", x, _X_FIRST), first.type)
+        return self.op("add", first, self.op("mul", distance, growth))
+
+    def _row_pointer(self, space: str, first: Value, growth: int) -> Value:
+        """Where an access goes that was checked for the whole row."""
+        start = self.offset(SHARED, first) if space == "shared" else self.pointer(first)
+        distance = self.zext(self.op("sub nuw nsw", self.thread.x, _X_FIRST), "i64")
+        return self.offset(start, self.op("mul", distance, growth)) if growth else start
 
     # threads
-    def _thread_loop(self, suffix: str, before: str, parallel: bool) -> None:
-        """The loop over the threads of a row. ``suffix`` tells copies apart."""
+    def _thread_loop(self, suffix: str, before: str, parallel: bool, through: str = "") -> None:
+        """The loop over the threads of a row. ``suffix`` tells copies apart; ``through``: a loop that a thread runs to its end."""
+        blocks = reachable(self.plan.graph, self.start, through)
+        self.written = {
+            name for block in blocks for i in self.plan.graph[block].all_instructions() for name in writes(i)
+        }
         self.access_group, back_edge = self.unit.metadata.thread_loop(parallel)
         self.thread = _thread(suffix)
         self.registers.forget()
@@ -143,9 +192,9 @@ class Region(Emitter):
         self.define(f"linear{suffix}", "i32", f"add nuw nsw {_ROW_LINEAR}, {distance.name}")
         if self.point is not None:
             self._resume(self.point)
-        body = Body(self, self.plan.graph, suffix, leave, frozenset(), lambda s, b: self._suspend(b, latch))
+        body = Body(self, self.plan.graph, suffix, leave, frozenset(), lambda s, b: self._suspend(b, latch), through)
         self.jump(body.label(self.start))
-        body.emit(self.blocks)
+        body.emit(blocks)
         self.label(leave)
         if self.plan.points:
             emit_warp.post_value(self, "STATE", constant("i16", _ENDED))
@@ -164,8 +213,13 @@ class Region(Emitter):
             emit_unpredicated(self, step)
         linear = self.zext(self.thread.linear, "i64")
         for name in point.saved:
-            value = self.shared_values.get(name)
-            self.registers.set(name, self._load_saved(name, linear) if value is None else value)
+            if name in self.shared_values:
+                value = self.shared_values[name]
+            elif name in self.row_values:
+                value = self.row_value(name, self.thread.x)
+            else:
+                value = self._load_saved(name, linear)
+            self.registers.set(name, value)
         emit_warp.take(self, point.instruction)
         self.registers.store(set(self.liveness.live_out(point.block)))
 
@@ -208,6 +262,16 @@ class Region(Emitter):
         if value.type == "i1":
             value = self.zext(value, "i8")
         self.store(value, self._slot(name, linear), ALIAS["frame"] + self.access_group)
+
+
+def _even(plan: Plan, point: Point | None) -> dict[str, int]:
+    """Registers saved at a lockstep point that are thought to grow evenly along a row.
+
+    Elsewhere it is not worth to compare them: few accesses follow from them.
+    """
+    if point is None or not is_lockstep(point.block):
+        return {}
+    return {name: plan.even[name] for name in point.saved if name in plan.even and name not in plan.uniform}
 
 
 def _thread(suffix: str) -> Thread:

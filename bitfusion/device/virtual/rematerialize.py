@@ -8,7 +8,7 @@ executed again: nothing is saved, and addresses stay visibly linear in ``%tid.x`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from bitfusion.device.virtual.effects import destinations, reads, sources
 from bitfusion.device.virtual.liveness import Liveness
@@ -115,10 +115,10 @@ def is_parameter_load(function: Function, load: Instruction) -> bool:
 class RowCoefficients:
     """By how much an integer value grows from one thread of a row to the next (``%tid.x`` + 1), if that is a constant."""
 
-    def __init__(self, chains: Chains, uniform: Collection[str] = ()) -> None:
-        """``chains`` gives the definition of each register as its last instruction; ``uniform`` ones need none."""
+    def __init__(self, chains: Chains, given: Mapping[str, int] | None = None) -> None:
+        """``chains`` gives the definition of each register as its last instruction; of ``given`` ones it is known."""
         self._chains = chains
-        self._uniform = uniform
+        self._given = given or {}
         self._known: dict[str, int | None] = {}
 
     def of(self, operand: Operand) -> int | None:
@@ -126,12 +126,10 @@ class RowCoefficients:
         match operand:
             case Immediate():
                 return 0
-            case SpecialRegister("tid.x"):
-                return 1
             case SpecialRegister(name):
-                return 0 if name in ("tid.y", "tid.z") or name.partition(".")[0] in _SAME_IN_ROW else None
-            case Register(name) if name in self._uniform:
-                return 0
+                return special_coefficient(name)
+            case Register(name) if name in self._given:
+                return self._given[name]
             case Register(name) if name in self._chains:
                 if name not in self._known:
                     self._known[name] = self._of_result(self._chains[name][-1])
@@ -143,41 +141,52 @@ class RowCoefficients:
             return 0
         inputs = [self.of(operand) for operand in sources(instruction)]
         values = [value for value in inputs if value is not None]
-        if len(values) < len(inputs):
-            return None
-        if _is_sign_mask(instruction):
-            return 0
-        match instruction.opcode, values:
-            case ("mov" | "cvta", [value]):
-                return value
-            case "cvt", [value] if not any(datatype.float for datatype in instruction.types):
-                return value
-            case "add", [left, right]:
-                return left + right
-            case "sub", [left, right]:
-                return left - right
-            case (("mul" | "mad" | "shl"), _):
-                return self._of_product(instruction, values)
-        return 0 if not any(values) else None
-
-    def _of_product(self, instruction: Instruction, values: list[int]) -> int | None:
-        """``mul``, ``mad`` and ``shl``: linear if the second factor is a constant."""
-        factor = instruction.operands[2]
-        if not values[0] and not values[1]:
-            product = 0
-        elif not isinstance(factor, Immediate) or instruction.has("hi"):
-            return None
-        elif instruction.opcode == "shl":
-            product = values[0] << min(max(factor.value, 0), 64)
-        else:
-            product = values[0] * factor.value
-        if instruction.opcode == "mad":
-            product += values[2]
-        return product if abs(product) < COEFFICIENT_MAX else None
+        return combined_coefficient(instruction, values) if len(values) == len(inputs) else None
 
 
-def _is_sign_mask(instruction: Instruction) -> bool:
-    """``shr.s32 x, 31`` or ``and.b32 x, 0x80000000``: changes at most once in a row, which a look at both ends of the row notices."""
+def special_coefficient(name: str) -> int | None:
+    """Of the special register ``%name``."""
+    if name == "tid.x":
+        return 1
+    return 0 if name in ("tid.y", "tid.z") or name.partition(".")[0] in _SAME_IN_ROW else None
+
+
+def combined_coefficient(instruction: Instruction, values: list[int]) -> int | None:
+    """The result's coefficient from those of the sources; None if it need not be linear."""
+    match instruction.opcode, values:
+        case (("mov" | "cvta"), [value]):
+            return value
+        case "cvt", [value] if not any(datatype.float for datatype in instruction.types):
+            return value
+        case "add", [left, right]:
+            return left + right
+        case "sub", [left, right]:
+            return left - right
+        case (("mul" | "mad" | "shl"), _):
+            return _product_coefficient(instruction, values)
+        case "selp", [left, right, 0]:  # one of the two for the whole row
+            return left or right
+    return 0 if not any(values) else None
+
+
+def _product_coefficient(instruction: Instruction, values: list[int]) -> int | None:
+    """``mul``, ``mad`` and ``shl``: linear if the second factor is a constant."""
+    factor = instruction.operands[2]
+    if not values[0] and not values[1]:
+        product = 0
+    elif not isinstance(factor, Immediate) or instruction.has("hi"):
+        return None
+    elif instruction.opcode == "shl":
+        product = values[0] << min(max(factor.value, 0), 64)
+    else:
+        product = values[0] * factor.value
+    if instruction.opcode == "mad":
+        product += values[2]
+    return product if abs(product) < COEFFICIENT_MAX else None
+
+
+def is_sign(instruction: Instruction) -> bool:
+    """``shr.s32 x, 31``, ``and.b32 x, 0x80000000``: changes at most once along a row, which a look at both ends notices."""
     if instruction.opcode not in ("shr", "and"):
         return False
     operand, bits = instruction.operands[2], instruction.type.bits

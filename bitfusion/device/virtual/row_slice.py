@@ -8,7 +8,7 @@ A value that may also come from another block has no slice.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bitfusion.device.virtual.effects import destinations, reads, writes
@@ -34,10 +34,10 @@ class Slice:
 class Slicer:
     """Finds slices in the blocks ``names`` of a region that begins at ``start``.
 
-    ``given``: registers whose values all threads agree on, and which the region has at hand.
+    ``given``: registers which the region has at hand, and by how much they grow per thread.
     """
 
-    def __init__(self, plan: Plan, names: list[str], start: str, given: Collection[str]) -> None:
+    def __init__(self, plan: Plan, names: list[str], start: str, given: Mapping[str, int]) -> None:
         self._plan = plan
         self._given = given
         self._start = start
@@ -72,7 +72,7 @@ class Slicer:
                 chained |= more_chained
             if not needed.isdisjoint(elsewhere):
                 return None
-        if not needed.issubset(self._given):
+        if not self._given.keys() >= needed:
             return None
         return self._slice(
             register, dict.fromkeys(s for c in chained for s in chains[c]), steps[::-1], frozenset(needed)
@@ -85,10 +85,11 @@ class Slicer:
         own: dict[str, tuple[Instruction, ...]] = {}
         for step in steps:
             for name in destinations(step):
-                if name in own and name not in self._plan.uniform:
+                if name not in self._plan.uniform and (name in own or name in self._given):
                     return None
                 own[name] = (step,)
-        coefficient = RowCoefficients(ChainMap(own, dict(self._plan.chains)), self._plan.uniform).of(Register(register))
+        known = {**self._given, **dict.fromkeys(self._plan.uniform, 0)}
+        coefficient = RowCoefficients(ChainMap(own, dict(self._plan.chains)), known).of(Register(register))
         return None if coefficient is None else Slice(register, (*chained, *steps), given, coefficient)
 
     def _find_dominators(self) -> dict[str, set[str]]:
