@@ -17,11 +17,9 @@ from bitfusion.device.virtual.emitter import (
     SHARED_SIZE,
     Emitter,
 )
-from bitfusion.device.virtual.layout import GRANULE, RUNTIME_FUNCTIONS
-from bitfusion.device.virtual.syntax import Address, Declaration, Immediate, Instruction, Operand, Register, Symbol
-
-_LOCAL_CHAIN_MAX = 8
-"""Additions between a local variable and an access: compilers write at most three."""
+from bitfusion.device.virtual.layout import FAULT, GRANULE, RUNTIME_FUNCTIONS
+from bitfusion.device.virtual.local_memory import Place
+from bitfusion.device.virtual.syntax import Address, Immediate, Instruction, Operand, Register, Symbol
 
 _SPACES = {space: space for space in ("global", "shared", "local", "const", "param")}
 
@@ -48,9 +46,9 @@ def resolve(e: Emitter, operand: Operand, space: str, size: int) -> Value:
         case Immediate(value):
             address = constant("i64", value + offset)
         case Register(name):
-            local = _local_pointer(e, name, offset) if space == "local" else None
-            if local is not None:
-                return local
+            place = e.local_memory.find(name) if space in ("local", "generic") else None
+            if place is not None:
+                return _local_access(e, place, name, offset, size)
             address = _register_address(e, name, space)
             address = e.op("add", address, offset) if offset else address
         case _:
@@ -85,6 +83,8 @@ def _named(e: Emitter, name: str, offset: int, size: int) -> Value:
     sized = declaration.count > 0
     if not sized and declaration.space == "shared":  # dynamic: only the launch knows its size
         return _checked(e, constant("i64", e.shared_offset(declaration) + offset), "shared", size)
+    if not sized and declaration.space in ("global", "const"):
+        return _checked(e, e.address(e.variable_pointer(declaration, offset)), "global", size)
     if offset < 0 or (sized and offset + size > declaration.size):
         raise e.invalid(f"offset {offset} is outside of {name}")
     parameter = None if e.variable(name) else e.parameter_pointer(name)
@@ -105,51 +105,45 @@ def _checked(e: Emitter, address: Value, space: str, size: int) -> Value:
         if e.options.shared_check:
             address = _check_shared(e, address, size)
         return e.offset(SHARED, address)
-    if e.options.bounds_check and space in ("global", "generic", "const"):
+    if space == "local" and e.options.shared_check:
+        return e.pointer(_local_window(e, address, size))
+    if e.options.bounds_check and space != "local":
         address = _check_global(e, address, space, size)
     return e.pointer(address)
 
 
 # local variables
-def _local_pointer(e: Emitter, register: str, offset: int) -> Value | None:
-    """A pointer derived from the variable's own alloca, so that LLVM can split it into registers."""
-    found = local_variable(e, register)
-    if found is None:
-        return None
-    variable, distance = found
+def _local_access(e: Emitter, place: Place, register: str, offset: int, size: int) -> Value:
+    """A pointer derived from the variable itself, so that LLVM can split it into registers, within its size."""
+    variable, distance = place
+    if variable.size < size:
+        raise e.invalid(f"{variable.name} has {variable.size} bytes")
     pointer = e.local_pointer(variable)
-    if distance is not None:
+    if distance is not None and 0 <= distance + offset <= variable.size - size:
         return e.offset(pointer, distance + offset)
-    # the register minus the variable's address folds to the plain index
-    index = e.op("sub", e.registers.get(register, "i64"), e.address(pointer))
-    return e.offset(e.offset(pointer, index), offset)
+    if distance is None:
+        # the register minus the variable's address folds to the plain index
+        index = e.op("sub", e.registers.get(register, "i64"), e.address(pointer))
+    else:
+        index = constant("i64", distance)
+    if not e.options.shared_check:
+        return e.offset(e.offset(pointer, index), offset)
+    index = e.op("add", index, offset) if offset else index
+    good = e.icmp("ule", index, variable.size - size)
+    if size > 1 and variable.alignment >= size:
+        good = e.op("and", good, e.icmp("eq", e.op("and", index, size - 1), 0))
+    return e.offset(pointer, e.unless(good, index, lambda: _outside(e, "LOCAL_ADDRESS", index, size)))
 
 
-def local_variable(e: Emitter, register: str, depth: int = 0) -> tuple[Declaration, int | None] | None:
-    """The one .local variable an address register provably points into, and the constant offset if it has one."""
-    definitions = e.liveness.definitions.get(register, [])
-    if len(definitions) != 1 or depth > _LOCAL_CHAIN_MAX or definitions[0].predicate is not None:
-        return None
-    operands = definitions[0].operands
-    match definitions[0].opcode, operands[1:]:
-        case (("mov" | "cvta"), (Symbol(name, offset),)):
-            variable = e.function.variables.get(name)
-            return (variable, offset) if variable is not None and variable.space == "local" else None
-        case (("mov" | "cvta"), (Register(name),)):
-            return local_variable(e, name, depth + 1)
-        case "add", (left, right):
-            return _local_sum(e, left, right, depth) or _local_sum(e, right, left, depth)
-    return None
-
-
-def _local_sum(e: Emitter, base: Operand, addend: Operand, depth: int) -> tuple[Declaration, int | None] | None:
-    found = local_variable(e, base.name, depth + 1) if isinstance(base, Register) else None
-    if found is None:
-        return None
-    variable, distance = found
-    if isinstance(addend, Immediate):
-        return variable, None if distance is None else distance + addend.value
-    return (variable, None) if isinstance(addend, Register) else None
+def _local_window(e: Emitter, address: Value, size: int) -> Value:
+    """An address in the block's local area: all that a .local address may be which cannot be followed to its variable."""
+    base, area = e.block_field("LOCAL", "i64"), e.launch_field("LOCAL_SIZE", "i64")
+    distance = e.op("sub", address, base)
+    end = e.op("add", distance, size)
+    good = e.op("and", e.icmp("ule", end, area), e.icmp("ult", distance, end))
+    if size > 1:
+        good = e.op("and", good, e.icmp("eq", e.op("and", address, size - 1), 0))
+    return e.op("add", base, e.unless(good, distance, lambda: _outside(e, "LOCAL_ADDRESS", address, size)))
 
 
 # checks
@@ -170,9 +164,8 @@ def _check_global(e: Emitter, address: Value, space: str, size: int) -> Value:
         good = e.op("and", good, e.icmp("eq", e.op("and", address, size - 1), 0))
 
     def slow_path() -> Value:
-        frame = e.call_foreign("declare ptr @llvm.frameaddress.p0(i32)", "ptr", "i32 0")
         generic = int(space != "global")
-        where = (e.address(frame), *e.thread_index64())
+        where = e.thread_index64()
         function = RUNTIME_FUNCTIONS["ptx_badaddr"]
         return e.call_external(
             function, e.address(BLOCK_POINTER), address, size, generic, *where, e.current.line, attributes=" cold"
@@ -187,9 +180,11 @@ def _check_shared(e: Emitter, address: Value, size: int) -> Value:
     if size > 1:
         good = e.op("and", good, e.icmp("eq", e.op("and", address, size - 1), 0))
 
-    def slow_path() -> Value:
-        function = RUNTIME_FUNCTIONS["ptx_badwindow"]
-        block, line = e.address(BLOCK_POINTER), e.current.line
-        return e.call_external(function, block, address, size, *e.thread_index64(), line, attributes=" cold")
+    return e.unless(good, address, lambda: _outside(e, "SHARED_ADDRESS", address, size))
 
-    return e.unless(good, address, slow_path)
+
+def _outside(e: Emitter, fault: str, address: Value, size: int) -> Value:
+    """A fault of an access outside of its window; 0, where it can do no harm."""
+    block, line = e.address(BLOCK_POINTER), e.current.line
+    function = RUNTIME_FUNCTIONS["ptx_badwindow"]
+    return e.call_external(function, block, FAULT[fault], address, size, *e.thread_index64(), line, attributes=" cold")

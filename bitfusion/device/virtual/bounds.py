@@ -7,20 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from bitfusion.device.virtual.layout import FAULT, GRANULE, PARAMETERS_SIZE, THREADS_MAX
+from bitfusion.device.virtual.layout import FAULT, GRANULE, PARAMETERS_SIZE
 from bitfusion.device.virtual.records import Block, Launch
 from bitfusion.device.virtual.restricted import swap
 
 ILLEGAL_ADDRESS: Final = FAULT["ILLEGAL_ADDRESS"]
 MISALIGNED_ADDRESS: Final = FAULT["MISALIGNED_ADDRESS"]
-
-STACK_BELOW: Final = 1 << 20
-"""Bytes below the frame of the accessing function that generic addresses may touch: its .local variables (CUDA allows
-512 KiB a thread).
-"""
-
-STACK_ABOVE: Final = 4 << 20
-"""Bytes above: .local variables of its callers."""
 
 RANGE_SIZE_MAX: Final = 1 << 16
 """Bytes of one row's access that are looked up at once: 1024 threads of the widest vector are 16 KiB."""
@@ -48,37 +40,31 @@ def ptx_fault(block: Block, code: int, address: int, x: int, y: int, z: int, lin
     launch.abort = 1
 
 
-def ptx_badaddr(
-    block: Block, address: int, size: int, generic: int, stack: int, x: int, y: int, z: int, line: int
-) -> int:
+def ptx_badaddr(block: Block, address: int, size: int, generic: int, x: int, y: int, z: int, line: int) -> int:
     """The slow path of the bounds check: the address itself where it is good after all, else a sink and a fault."""
     launch = block.launch
     if address & (size - 1):
         ptx_fault(block, MISALIGNED_ADDRESS, address, x, y, z, line)
         return launch.sink
-    if generic and in_window(block, launch, address, size, stack):
+    if generic and in_window(block, launch, address, size):
         return address
     ptx_fault(block, ILLEGAL_ADDRESS, address, x, y, z, line)
     return launch.sink
 
 
-def ptx_badwindow(block: Block, address: int, size: int, x: int, y: int, z: int, line: int) -> int:
+def ptx_badwindow(block: Block, code: int, address: int, size: int, x: int, y: int, z: int, line: int) -> int:
     """An address outside of its window, or not aligned in it: a fault, and the window's start instead."""
-    code = MISALIGNED_ADDRESS if address & (size - 1) else ILLEGAL_ADDRESS
-    ptx_fault(block, code, address, x, y, z, line)
+    ptx_fault(block, MISALIGNED_ADDRESS if address & (size - 1) else code, address, x, y, z, line)
     return 0
 
 
-def in_window(block: Block, launch: Launch, address: int, size: int, stack: int) -> int:
+def in_window(block: Block, launch: Launch, address: int, size: int) -> int:
     """Whether a generic address lies in shared, local or parameter memory."""
     distance = address - block.shared
     if distance >= 0 and distance + size <= launch.shared_size:
         return 1
-    distance = address - stack
-    if distance > -STACK_BELOW and distance < STACK_ABOVE:
-        return 1
     distance = address - block.local
-    if distance >= 0 and distance + size <= launch.local_size * THREADS_MAX:
+    if distance >= 0 and distance + size <= launch.local_size:
         return 1
     distance = address - launch.parameters
     return distance >= 0 and distance + size <= PARAMETERS_SIZE

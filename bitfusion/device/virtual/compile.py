@@ -10,6 +10,7 @@ from functools import cached_property
 from bitfusion.device.virtual.device_function import DeviceFunction
 from bitfusion.device.virtual.effects import symbols_in
 from bitfusion.device.virtual.emitter import Unit
+from bitfusion.device.virtual.flow import reach
 from bitfusion.device.virtual.inline import call_graph, suspending_functions
 from bitfusion.device.virtual.layout import (
     THREADS_MAX,
@@ -19,6 +20,7 @@ from bitfusion.device.virtual.layout import (
     Relocation,
     Variable,
 )
+from bitfusion.device.virtual.local_memory import STACK_SIZE
 from bitfusion.device.virtual.metadata import Metadata
 from bitfusion.device.virtual.parse import parse
 from bitfusion.device.virtual.plan import Plan, lay_out, plan_kernel
@@ -29,6 +31,9 @@ from bitfusion.errors import InvalidValueError, UnsupportedError
 
 VARIABLES_SIZE_MAX = 1 << 32
 """Bytes of all .global and .const variables of a module: more than that no virtual GPU has."""
+
+CHAIN_LENGTH_MAX = 100
+"""Device functions of a module that may call each other in a row without a look at the stack."""
 
 _ALIGNMENT = 16
 """Least alignment of variables, so that they can be copied with vector instructions."""
@@ -106,7 +111,7 @@ class PTXModule:
             parameters=tuple((plan.parameters[item.name], item.size) for item in function.parameters),
             arguments_size=plan.arguments_size,
             shared_size=unit.shared_size,
-            local_size=plan.local_size,
+            local_area=plan.local_area + (STACK_SIZE if unit.stack_used else 0),
             frame_size=plan.frame_size,
             stack_size=plan.stack_size,
             constant_size=sum(variable.size for variable in self.variables.values() if variable.constant),
@@ -136,6 +141,7 @@ class PTXModule:
             shared=offsets,
             shared_size=-(-size // self._dynamic_alignment) * self._dynamic_alignment,
             metadata=Metadata(self.variables_size),
+            bounded=self._bounded,
         )
 
     def _emit_functions(self, unit: Unit, exported: frozenset[str] | set[str] = frozenset()) -> None:
@@ -148,6 +154,25 @@ class PTXModule:
                 if function.body is None:
                     raise UnsupportedError(f"device function {name} has no body", feature=name)
                 DeviceFunction(unit, function).emit_function(internal=name not in exported)
+
+    @cached_property
+    def _bounded(self) -> frozenset[str]:
+        """Device functions that may call themselves, through others or through a pointer; all of a module with very many."""
+        functions = {name for name, function in self._module.functions.items() if function.body is not None}
+        if len(functions) > CHAIN_LENGTH_MAX:
+            return frozenset(functions)
+        taken = {name for name in functions if name in self._taken}
+        return frozenset(taken | {name for name in functions if name in self._reached(name)})
+
+    def _reached(self, start: str) -> set[str]:
+        return reach(self._graph[start], self._graph)
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        """Names whose address is taken, functions among them."""
+        mentioned = {name for function in self._module.functions.values() for name in _names_in(function)}
+        stored = {v.name for item in self._module.variables.values() for v in item.initial if isinstance(v, Symbol)}
+        return mentioned | stored
 
     # shared memory
     def _used_shared(self, kernel: str, plan: Plan) -> list[Declaration]:

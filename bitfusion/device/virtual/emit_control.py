@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bitfusion.device.virtual.address import local_variable
 from bitfusion.device.virtual.builder import Value, constant
 from bitfusion.device.virtual.datatypes import B32
 from bitfusion.device.virtual.emitter import BLOCK_POINTER, Emitter, function_name
@@ -141,7 +140,7 @@ def _packed_size(e: Emitter, operand: Operand) -> int:
         operand = stores[0].operands[1] if len(stores) == 1 else operand
     if operand == Immediate(0):
         return 0
-    found = local_variable(e, operand.name) if isinstance(operand, Register) else None
+    found = e.local_memory.find(operand.name) if isinstance(operand, Register) else None
     match found:
         case (variable, int(offset)):
             return max(variable.size - offset, 0) if offset >= 0 else 0

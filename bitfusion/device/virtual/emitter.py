@@ -17,6 +17,7 @@ from bitfusion.device.virtual.datatypes import BITS_OF_LLVM, TYPES, Type
 from bitfusion.device.virtual.float_bits import f32_bits, f64_bits, widened_bits
 from bitfusion.device.virtual.layout import BLOCK, FAULT, LAUNCH, RUNTIME_FUNCTIONS, CompileOptions
 from bitfusion.device.virtual.liveness import Liveness
+from bitfusion.device.virtual.local_memory import LocalMemory
 from bitfusion.device.virtual.metadata import Metadata
 from bitfusion.device.virtual.registers import RegisterFile
 from bitfusion.device.virtual.special import special_register
@@ -77,6 +78,10 @@ class Unit:
     metadata: Metadata
     declarations: dict[str, str] = field(default_factory=dict)
     definitions: list[str] = field(default_factory=list)
+    bounded: frozenset[str] = frozenset()
+    """Device functions that look at the stack before they use it: they may call themselves."""
+    stack_used: bool = False
+    """Whether a device function needs the stack in the block's local area."""
     called: dict[str, None] = field(default_factory=dict)
     """Device functions that are called or whose address is taken."""
 
@@ -118,6 +123,7 @@ class Emitter(Builder, ABC):
         self.shared_values: dict[str, Value] = {}
         """Saved registers that are loaded once for all threads of a block."""
         self.parameters = {parameter.name: parameter for parameter in (*function.results, *function.parameters)}
+        self.local_memory = LocalMemory(function, liveness.definitions)
         self._locals: dict[str, Value] = {}
 
     @abstractmethod

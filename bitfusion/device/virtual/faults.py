@@ -13,6 +13,18 @@ _UINT64: Final = (1 << 64) - 1
 
 _NAMES: Final[Mapping[int, tuple[str, str]]] = {
     FAULT["ILLEGAL_ADDRESS"]: ("CUDA_ERROR_ILLEGAL_ADDRESS", "accessed {address:#x}, which is in no live allocation"),
+    FAULT["SHARED_ADDRESS"]: (
+        "CUDA_ERROR_ILLEGAL_ADDRESS",
+        "accessed {address:#x} of shared memory, which the block does not have",
+    ),
+    FAULT["LOCAL_ADDRESS"]: (
+        "CUDA_ERROR_ILLEGAL_ADDRESS",
+        "accessed {address:#x} of local memory, outside of its variable",
+    ),
+    FAULT["HARDWARE_STACK_ERROR"]: (
+        "CUDA_ERROR_HARDWARE_STACK_ERROR",
+        "called functions deeper than its stack allows",
+    ),
     FAULT["MISALIGNED_ADDRESS"]: (
         "CUDA_ERROR_MISALIGNED_ADDRESS",
         "accessed {address:#x}, which is not aligned to the access",
@@ -30,7 +42,9 @@ _GRID_NAMES: Final[Mapping[int, tuple[str, str]]] = {
 }
 """Faults of the grid as a whole; 0 with ABORT set is ``Device.abort``."""
 
-_ADDRESSED: Final = (FAULT["ILLEGAL_ADDRESS"], FAULT["MISALIGNED_ADDRESS"])
+_ADDRESSED: Final = tuple(
+    FAULT[name] for name in ("ILLEGAL_ADDRESS", "MISALIGNED_ADDRESS", "SHARED_ADDRESS", "LOCAL_ADDRESS")
+)
 
 
 def fault_error(record: LaunchRecord, kernel: str, note: str) -> KernelFaultError:

@@ -16,7 +16,7 @@ from bitfusion.device.virtual.crew import Crew
 from bitfusion.device.virtual.faults import fault_error
 from bitfusion.device.virtual.host_functions import HostFunctions
 from bitfusion.device.virtual.launch_record import LaunchRecord
-from bitfusion.device.virtual.layout import BLOCK, FAULT, PARAMETERS_SIZE, THREADS_MAX, KernelCode
+from bitfusion.device.virtual.layout import BLOCK, FAULT, PARAMETERS_SIZE, KernelCode
 from bitfusion.device.virtual.mapping import Mapping
 from bitfusion.device.virtual.memory import DeviceMemory
 from bitfusion.device.virtual.module import VirtualFunction
@@ -112,7 +112,7 @@ class Launcher:
         record.suspension_count = len(code.regions) - 1
         record.shared_size = code.shared_size + shared_size
         record.dynamic_size = shared_size
-        record.local_size = code.local_size
+        record.local_size = code.local_area
         record.grid_id += 1
         record.workers = helpers + 1
         self._lay_out(code, record.shared_size)
@@ -123,7 +123,7 @@ class Launcher:
         start = BLOCK["STATE"] if record.suspension_count == 0 else BLOCK["SIZE"]  # the rest of the record stays unused
         record.frame_distance = _round_up(start, _SHARED_ALIGNMENT)
         record.local_distance = record.frame_distance + _round_up(code.frame_size, _SHARED_ALIGNMENT)
-        end = record.local_distance + code.local_size * THREADS_MAX
+        end = record.local_distance + code.local_area
         record.shared_distance = _round_up(end, _SHARED_ALIGNMENT)
         record.stride = _round_up(record.shared_distance + shared_size + _SHARED_ALIGNMENT, _PAGE_SIZE)
         record.resident = max(min(record.total, RESIDENT_SIZE_MAX // record.stride), 1) if code.yields else 1

@@ -65,7 +65,7 @@ LAUNCH: Final[Mapping[str, int]] = {
     "DYNAMIC_SIZE": 156,  # i32: the dynamic part
     "GRID_WORKSPACE": 160,  # i64: address of 256 zeroed bytes of device memory for grid-wide barriers
     "GRID_ID": 168,  # i64
-    "LOCAL_SIZE": 176,  # i64: KernelCode.local_size
+    "LOCAL_SIZE": 176,  # i64: KernelCode.local_area
     "RESIDENT": 184,  # i64: blocks one worker may hold at once
     "STRIDE": 192,  # i64: bytes from one resident block's record to the next
     "SINK": 200,  # i64: 256 bytes anybody may scribble on; a faulting access is redirected there
@@ -92,12 +92,15 @@ def _block_layout() -> Mapping[str, int]:
         "BLOCK_Z": 24,
         "WORKER": 28,  # i32: %smid
         "FRAME": 32,  # ptr: saved registers, KernelCode.frame_size bytes
-        "LOCAL": 40,  # ptr: .local memory, KernelCode.local_size bytes for each of THREADS_MAX threads
+        "LOCAL": 40,  # ptr: .local memory, KernelCode.local_area bytes
         "CURRENT": 48,  # i32: the state all threads are in, -2 = the threads differ (scheduler)
         "IDLE": 52,  # i32: 1 = no block is resident here (scheduler)
         "ARRIVED": 56,  # i32 x 16: threads that passed bar.arrive, by barrier
         "COUNT": 128,  # i32 x 16: scratch of the scheduler
         "EXPECTED": 192,  # i32 x 16: scratch of the scheduler
+        "STACK": 256,  # i64: where the next variables of a device function of the running thread may lie; inside LOCAL
+        "STACK_END": 264,  # i64: the end of LOCAL
+        "NATIVE_END": 272,  # i64: how far down the calls of the running thread may use the host's stack
         "STATE": 320,  # i16 x threads
     }
     arrays = (
@@ -148,10 +151,13 @@ FAULT: Final[Mapping[str, int]] = {
     "ILLEGAL_INSTRUCTION": 715,
     "MISALIGNED_ADDRESS": 716,
     "LAUNCH_FAILED": 719,
+    "HARDWARE_STACK_ERROR": 714,
     "DEADLOCK": -1,
+    "SHARED_ADDRESS": -2,
+    "LOCAL_ADDRESS": -3,
 }
-"""Codes in LAUNCH["FAULT"]: those of CUresult (cuda.h; ``trap`` is 719), and one of our own for a barrier that nobody
-will ever complete.
+"""Codes in LAUNCH["FAULT"]: those of CUresult (cuda.h; ``trap`` is 719), and some of our own: a barrier that nobody will ever
+complete, and illegal addresses of the small windows.
 """
 
 GRANULE: Final = 256
@@ -164,16 +170,16 @@ test.
 
 RUNTIME_FUNCTIONS: Final[Mapping[str, str]] = {
     "ptx_fault": "declare i64 @ptx_fault(i64, i64, i64, i64, i64, i64, i64)",
-    "ptx_badaddr": "declare i64 @ptx_badaddr(i64, i64, i64, i64, i64, i64, i64, i64, i64)",
-    "ptx_badwindow": "declare i64 @ptx_badwindow(i64, i64, i64, i64, i64, i64, i64)",
+    "ptx_badaddr": "declare i64 @ptx_badaddr(i64, i64, i64, i64, i64, i64, i64, i64)",
+    "ptx_badwindow": "declare i64 @ptx_badwindow(i64, i64, i64, i64, i64, i64, i64, i64)",
     "ptx_range": "declare i64 @ptx_range(i64, i64, i64)",
 }
 """Functions of the run-time that machine code calls (all arguments and results i64).
 
 ``ptx_fault(block, code, address, x, y, z, line)`` notes a fault and sets ABORT. ``ptx_badaddr(block, address, size,
-generic, stack, x, y, z, line)`` is the slow path of the bounds check: it returns an address that may be used.
-``ptx_badwindow(block, address, size, x, y, z, line)`` notes what is wrong with an address outside of its window, shared or
-local memory, and returns 0.
+generic, x, y, z, line)`` is the slow path of the bounds check: it returns an address that may be used.
+``ptx_badwindow(block, code, address, size, x, y, z, line)`` notes a fault ``code``, or that the address is not aligned, and
+returns 0.
 ``ptx_range(launch, start, end)`` is not 0 if all bytes of [start, end) are valid.
 """
 
@@ -261,8 +267,9 @@ class KernelCode:
     arguments_size: int
     shared_size: int
     """Bytes of static shared memory; dynamic shared memory starts there."""
-    local_size: int
-    """Bytes of .local memory a thread needs in the block's LOCAL area (0 when they are on the stack)."""
+    local_area: int
+    """Bytes of the block's LOCAL area: what its threads keep there over suspension points, what escapes, and the stack of its device
+    functions."""
     frame_size: int
     """Bytes of saved registers of one block."""
     stack_size: int

@@ -17,6 +17,7 @@ from bitfusion.device.virtual.inline import inline_calls
 from bitfusion.device.virtual.instructions import check_counts
 from bitfusion.device.virtual.layout import THREADS_MAX, CompileOptions
 from bitfusion.device.virtual.liveness import Liveness
+from bitfusion.device.virtual.local_memory import LocalMemory
 from bitfusion.device.virtual.loops import insert_lockstep, insert_yields
 from bitfusion.device.virtual.rematerialize import Chains, rematerializable
 from bitfusion.device.virtual.syntax import Declaration, Function, Instruction, Module, Register
@@ -25,6 +26,9 @@ from bitfusion.errors import UnsupportedError
 
 LOCAL_SIZE_MAX = 512 * 1024
 """Bytes of local memory per thread (CUDA C++ Programming Guide, Technical Specifications per Compute Capability)."""
+
+LOCAL_ALIGNMENT = 16
+"""Of what a thread keeps in the local area: no type is larger."""
 
 _SLOT_PAD = 64  # between the arrays of a frame, as in the block record
 
@@ -68,6 +72,11 @@ class Plan:
         return ((0, 0, 0, 0), *(emit_warp.describe(point.instruction) for point in self.points))
 
     @property
+    def local_area(self) -> int:
+        """Bytes of what the threads of a block keep in its local area. One that never stops shares it with those after it."""
+        return self.local_size * (THREADS_MAX if self.points else 1)
+
+    @property
     def yields(self) -> bool:
         return any(suspension(point.instruction) == "yield" for point in self.points)
 
@@ -103,7 +112,8 @@ def plan_kernel(module: Module, kernel: Function, suspending: set[str], options:
     guesses = {name: evenness.of(Register(name)) for name in slots}
     parameters, arguments_size = lay_out(function.parameters)
     stacked = [variable for variable in function.variables.values() if variable.space in ("local", "param")]
-    locals_, local_size = lay_out(stacked if points else [])
+    escaping = LocalMemory(function, liveness.definitions).escaping()
+    locals_, local_size = lay_out(variable for variable in stacked if points or variable.name in escaping)
     if sum(variable.size for variable in stacked) > LOCAL_SIZE_MAX:
         raise UnsupportedError(
             f"kernel {kernel.name} needs more than {LOCAL_SIZE_MAX} bytes of local memory", feature="local memory"
@@ -121,7 +131,7 @@ def plan_kernel(module: Module, kernel: Function, suspending: set[str], options:
         parameters=parameters,
         arguments_size=arguments_size,
         locals=locals_,
-        local_size=-(-local_size // 16) * 16,
+        local_size=-(-local_size // LOCAL_ALIGNMENT) * LOCAL_ALIGNMENT,
     )
 
 

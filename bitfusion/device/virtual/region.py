@@ -22,11 +22,12 @@ from bitfusion.device.virtual.body import Body
 from bitfusion.device.virtual.builder import Value, constant
 from bitfusion.device.virtual.device_function import INDEX
 from bitfusion.device.virtual.effects import writes
-from bitfusion.device.virtual.emitter import FRAME, LOCAL, SHARED, Thread, Unit
+from bitfusion.device.virtual.emitter import BLOCK_POINTER, FRAME, LOCAL, SHARED, Thread, Unit
 from bitfusion.device.virtual.flow import ENTRY, Block, is_lockstep
 from bitfusion.device.virtual.guard import RowEmitter, RowGuard, emit_guard, find_guard
 from bitfusion.device.virtual.instructions import emit_unpredicated
 from bitfusion.device.virtual.layout import BLOCK, THREADS_MAX
+from bitfusion.device.virtual.local_memory import NATIVE_SIZE
 from bitfusion.device.virtual.metadata import ALIAS, FUNCTION_ATTRIBUTES
 from bitfusion.device.virtual.plan import Plan, Point, reachable
 from bitfusion.device.virtual.syntax import Declaration, Instruction
@@ -65,18 +66,21 @@ class Region(RowEmitter):
         return None if distance is None else self.offset(Value("ptr", "%parameters"), distance)
 
     def local_pointer(self, variable: Declaration) -> Value:
-        """Local memory must outlive the region if the kernel can stop: then it lies in the block's area, not on the
-        stack.
-        """
+        """In the block's area where it escapes, or must outlive the region because the kernel can stop; else on the stack."""
         if variable.name not in self.plan.locals:
             return super().local_pointer(variable)
+        distance = self.plan.locals[variable.name]
+        if not self.plan.points:
+            return self.offset(LOCAL, distance)
         start = self.op("mul", self.zext(self.thread.linear, "i64"), self.plan.local_size)
-        return self.offset(LOCAL, self.op("add", start, self.plan.locals[variable.name]))
+        return self.offset(LOCAL, self.op("add", start, distance))
 
     def emit_region(self) -> None:
         self.prologue()
         self._load_field("frame", "block", BLOCK["FRAME"], "ptr")
         self._load_field("local", "block", BLOCK["LOCAL"], "ptr")
+        if any(i.call is not None for i in self.function.instructions()):
+            self._begin_stack()
         self._load_uniform()
         self._begin_rows()
         has_locals = any(variable.space == "local" for variable in self.function.variables.values())
@@ -90,6 +94,15 @@ class Region(RowEmitter):
         bounds = ", ".join(f"{INDEX} %{axis}0, {_BOUND} %{axis}1" for axis in "zyx")
         block = f"ptr noalias dereferenceable({BLOCK['SIZE']}) %block"
         return f'define void @"{self.name}"({block}, {bounds}, {INDEX} %t0) {FUNCTION_ATTRIBUTES} {{\ntop:'
+
+    def _begin_stack(self) -> None:
+        """What device functions may use: the local area behind the threads' own, and a part of the host's stack."""
+        start = self.op("add", self.address(LOCAL), self.plan.local_area)
+        self.store(start, self.offset(BLOCK_POINTER, BLOCK["STACK"]))
+        end = self.op("add", self.address(LOCAL), self.launch_field("LOCAL_SIZE", "i64"))
+        self.store(end, self.offset(BLOCK_POINTER, BLOCK["STACK_END"]))
+        frame = self.call_foreign("declare ptr @llvm.frameaddress.p0(i32)", "ptr", "i32 0")
+        self.store(self.op("sub", self.address(frame), NATIVE_SIZE), self.offset(BLOCK_POINTER, BLOCK["NATIVE_END"]))
 
     # rows
     def _begin_rows(self) -> None:
