@@ -38,7 +38,7 @@ def _compiled(program: object, name: str, options: list[bytes]) -> str:
 
 
 def _text(get: Any, program: object, size: Any) -> str:
-    buffer: bytes = b" " * size
+    buffer = bytes(size + 1)  # it is written into, and Python has one object for all texts of one byte
     _asked(get(program, buffer))
     text: str = buffer.decode(errors="replace")
     return text.rstrip("\0")

@@ -27,11 +27,11 @@ def compile_cpp(source: str, architecture: int = 80, *options: str) -> str:
     ]
     (failed,) = nvrtc.nvrtcCompileProgram(program, len(arguments), [argument.encode() for argument in arguments])
     _, size = nvrtc.nvrtcGetProgramLogSize(program)
-    log = b" " * size
+    log = bytes(size + 1)  # NVRTC writes into it, and Python has one object for all texts of one byte
     nvrtc.nvrtcGetProgramLog(program, log)
     assert not int(failed), log.decode()
     _, size = nvrtc.nvrtcGetPTXSize(program)
-    text = b" " * size
+    text = bytes(size + 1)
     nvrtc.nvrtcGetPTX(program, text)
     nvrtc.nvrtcDestroyProgram(program)
     return text.rstrip(b"\0").decode()
