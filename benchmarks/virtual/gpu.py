@@ -19,7 +19,8 @@ from bitfusion.kernels.compiler import compile_kernel
 from bitfusion.kernels.options import Options
 from bitfusion.kernels.packing import Packer, array_argument
 from bitfusion.kernels.source import capture
-from bitfusion.kernels.types import Signature, none, typeof
+from bitfusion.kernels.typeof import typeof
+from bitfusion.kernels.types import Signature, none
 from bitfusion.limits import ADDRESS_ALIGNMENT, MEMORY_CHUNK_SIZE, MIB
 from bitfusion.types import DeviceSpec, Dim3
 

@@ -13,7 +13,7 @@ DEFAULT_RULES = KernelRules()
 
 
 def open_device(spec: DeviceSpec, *, cache_dir: Path | None, rules: KernelRules = DEFAULT_RULES) -> Device:
-    """The opened device; a virtual GPU keeps compiled code in ``cache_dir`` and its kernels to ``rules``. DeviceError if it does not open."""
+    """The opened device. ``cache_dir`` is for a virtual GPU's compiled code, ``rules`` for its kernels. DeviceError if it does not open."""
     match spec.kind:
         case "null":
             from bitfusion.device.null import NullDevice

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numba import cuda, float32, int32, int64
 
-from bitfusion.device.virtual.layout import CompileOptions
 from bitfusion.errors import KernelFaultError
 from tests.device.virtual.gpu import HEADER, SPEC, Gpu
 
