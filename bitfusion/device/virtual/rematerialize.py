@@ -124,7 +124,7 @@ class RowCoefficients:
     def of(self, operand: Operand) -> int | None:
         """The coefficient of ``%tid.x``; None if the value is not linear in it (or that cannot be seen)."""
         match operand:
-            case Immediate():
+            case Immediate() | Symbol():
                 return 0
             case SpecialRegister(name):
                 return special_coefficient(name)
@@ -153,6 +153,8 @@ def special_coefficient(name: str) -> int | None:
 
 def combined_coefficient(instruction: Instruction, values: list[int]) -> int | None:
     """The result's coefficient from those of the sources; None if it need not be linear."""
+    if is_sign(instruction):
+        return 0
     match instruction.opcode, values:
         case (("mov" | "cvta"), [value]):
             return value
