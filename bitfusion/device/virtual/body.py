@@ -61,6 +61,8 @@ class Body:
             case Switch(index, targets):
                 selector = e.read(index, U32)
                 e.registers.store(live)
+                if any(self._guarded(block.name, target) for target in targets):
+                    self._stop_if_aborted()
                 cases = " ".join(f"i32 {value}, label %{self.label(target)}" for value, target in enumerate(targets))
                 e.emit(f"switch {selector}, label %{self.label(targets[0])} [{cases}]")
             case End():
@@ -79,13 +81,16 @@ class Body:
 
     def _jump(self, source: str, target: str) -> None:
         """A backward jump looks at the abort flag first, so that an endless loop can be stopped."""
+        if self._guarded(source, target):
+            self._stop_if_aborted()
+        self.emitter.jump(self.label(target))
+
+    def _stop_if_aborted(self) -> None:
         e = self.emitter
-        if not self._guarded(source, target):
-            e.jump(self.label(target))
-            return
-        flag = e.offset(LAUNCH_POINTER, LAUNCH["ABORT"])
+        flag, going = e.offset(LAUNCH_POINTER, LAUNCH["ABORT"]), e.new_label("going")
         aborted = e.icmp("ne", e.let("i32", f"load atomic i32, {flag} monotonic, align 4"), constant("i32", 0))
-        e.branch(aborted, self.end, self.label(target), metadata.NEVER)
+        e.branch(aborted, self.end, going, metadata.NEVER)
+        e.label(going)
 
     def _guarded(self, source: str, target: str) -> bool:
         """Whether the jump closes a loop in which no thread stops: at a suspension point the scheduler looks itself."""
