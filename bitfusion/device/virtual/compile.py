@@ -119,6 +119,7 @@ class PTXModule:
             threads_max=_threads_max(function),
             threads_required=_threads_required(function),
             yields=plan.yields,
+            contended=unit.contended,
         )
 
     def function_table(self, options: CompileOptions | None = None) -> FunctionTable | None:

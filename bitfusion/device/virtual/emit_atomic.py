@@ -1,7 +1,7 @@
 """Atomic operations and fences (PTX ISA, 9.7.13).
 
-One OS thread runs a block, so atomics on shared memory and those of .cta scope need no lock prefix. Others need it: 5
-to 6 times slower.
+One OS thread runs a block, so atomics on shared memory and those of .cta scope need no lock prefix. Others need it where
+several workers run the grid: 5 to 6 times slower.
 """
 
 from __future__ import annotations
@@ -121,12 +121,31 @@ def _read_modify_write(e: Emitter, operation: str, datatype: Type, access: _Acce
         return _update_half(e, operation, datatype, access, value)
     if operation not in ("add", "min", "max"):
         value = e.bitcast(value, f"i{value.bits}")
-    if not access.plain:
-        name = _rmw_name(operation, datatype)
-        return e.let(value.type, f"atomicrmw {name} {access.pointer}, {value} {access.order}")
+    if access.plain:
+        return _update(e, operation, datatype, access, value)
+    return _update_alone_or_locked(e, operation, datatype, access, value)
+
+
+def _update(e: Emitter, operation: str, datatype: Type, access: _Access, value: Value) -> Value:
     old = e.load(value.type, access.pointer, access.attributes)
     e.store(_combine(e, operation, datatype, old, value), access.pointer, access.attributes)
     return old
+
+
+def _update_alone_or_locked(e: Emitter, operation: str, datatype: Type, access: _Access, value: Value) -> Value:
+    """Without the lock prefix where one worker runs the grid by itself (see ``sharing``)."""
+    e.unit.contended = True
+    alone, locked, done = e.new_label("alone"), e.new_label("locked"), e.new_label("updated")
+    e.branch(e.icmp("eq", e.launch_field("WORKERS", "i64"), 1), alone, locked)
+    e.label(alone)
+    plain = _update(e, operation, datatype, access, value)
+    e.jump(done)
+    e.label(locked)
+    name = _rmw_name(operation, datatype)
+    atomic = e.let(value.type, f"atomicrmw {name} {access.pointer}, {value} {access.order}")
+    e.jump(done)
+    e.label(done)
+    return e.phi((plain, alone), (atomic, locked))
 
 
 def _update_half(e: Emitter, operation: str, datatype: Type, access: _Access, value: Value) -> Value:

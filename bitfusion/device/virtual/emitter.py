@@ -82,6 +82,8 @@ class Unit:
     """Device functions that look at the stack before they use it: they may call themselves."""
     stack_used: bool = False
     """Whether a device function needs the stack in the block's local area."""
+    contended: bool = False
+    """Whether something updates global memory with a lock prefix."""
     called: dict[str, None] = field(default_factory=dict)
     """Device functions that are called or whose address is taken."""
 

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from contextlib import nullcontext
+from functools import partial
 from typing import Final
 
 from bitfusion.device.virtual.crew import Crew
@@ -21,6 +22,7 @@ from bitfusion.device.virtual.mapping import Mapping
 from bitfusion.device.virtual.memory import DeviceMemory
 from bitfusion.device.virtual.module import VirtualFunction
 from bitfusion.device.virtual.runtime import Runtime
+from bitfusion.device.virtual.sharing import run_contended
 from bitfusion.device.virtual.watchdog import Watchdog
 from bitfusion.errors import LaunchError
 from bitfusion.limits import KIB, MIB
@@ -93,7 +95,7 @@ class Launcher:
             ctypes.memset(self._workspace, 0, WORKSPACE_SIZE)
         if self._aborted:  # after the record was filled: ``abort`` sets this first and the record's ABORT then
             self._record.abort = 1
-        self._run(crew.address if crew else 0, helpers)
+        self._run(crew.address if crew else 0, helpers, function.code.contended and not function.code.yields)
         if self._record.abort:
             record = self._record
             note = self._host.take_note(tuple(record.fault_block), tuple(record.fault_thread))
@@ -150,10 +152,14 @@ class Launcher:
         self._crew = Crew(self._runtime.serve, len(os.sched_getaffinity(0)) - 1)
         return self._crew
 
-    def _run(self, workers: int, helpers: int) -> None:
+    def _run(self, workers: int, helpers: int, contended: bool) -> None:
+        run = partial(self._runtime.run_grid, self._address, self._blocks[0].address, workers)
         started = time.perf_counter_ns()
         with nullcontext() if self._watchdog is None else self._watchdog.watch():
-            self._runtime.run_grid(self._address, self._blocks[0].address, workers, helpers)
+            if contended:
+                run_contended(self._record, helpers, run)
+            else:
+                run(helpers)
         self.busy_ns += time.perf_counter_ns() - started
 
     def _expire(self) -> None:

@@ -72,7 +72,7 @@ LAUNCH: Final[Mapping[str, int]] = {
     "PRINTF": 208,  # i64 (*)(block, format, arguments, size of the arguments or -1)
     "ASSERT": 216,  # i64 (*)(block, message, file, line, function, thread x, y, z)
     "MALLOC": 224,  # i64 (*)(block, size)
-    "WORKERS": 232,  # i64: worker threads; %nsmid
+    "WORKERS": 232,  # i64: worker threads; %nsmid. 1 = no atomic operation needs a lock prefix
     "SUSPENSION_COUNT": 240,  # i64: 0 = the kernel has one region and no states
     "FREE": 248,  # i64 (*)(block, address)
     "FRAME_DISTANCE": 256,  # i64: from a resident block's record to its FRAME, LOCAL and SHARED
@@ -283,6 +283,8 @@ class KernelCode:
     """.reqntid: the only block shape the kernel may be launched with."""
     yields: bool
     """Waits for other blocks by spinning: workers should hold several blocks (LAUNCH["RESIDENT"])."""
+    contended: bool
+    """Updates global memory atomically: one worker by itself, without a lock prefix, may be faster than several."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,3 +260,14 @@ def test_which_loops_are_run_side_by_side(kernel, cut):
     module = compile_module(compile_kernel(kernel, types))
     code = module.kernel(module.kernels[0])
     assert any(kind == LOCKSTEP for kind, *_ in code.suspensions) == cut
+
+
+@pytest.mark.parametrize("kernel", [strided, strided_while, backwards], ids=lambda kernel: kernel.__name__)
+def test_a_row_that_keeps_step_is_checked_as_a_whole(kernel):
+    x = np.zeros(8, np.float32)
+    module = compile_module(compile_kernel(kernel, (numba_type(x), numba_type(x))))
+    code = module.kernel(module.kernels[0])
+    state = next(state for state, (kind, *_) in enumerate(code.suspensions) if kind == LOCKSTEP)
+    text = code.ir[code.ir.index(f'define void @"{code.regions[state]}"') :]
+    loop = text[text.index("threads.fast:") : text.index("br i1", text.index("threads.fast:"))]
+    assert "load float" in loop and "ptx_badaddr" not in loop
