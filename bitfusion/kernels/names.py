@@ -134,6 +134,7 @@ NAMESPACES: Mapping[str, frozenset[str]] = {
     "numba.cuda.cg": _words("this_grid"),
     "numba.cuda.random": RANDOM,
     "numba.cuda.fp16": FP16,
+    "numba.cuda.misc.special": _words("literal_unroll"),
     LIBDEVICE: frozenset(),
 }
 """Namespaces a kernel may refer to, and in each the names it may use. A namespace's own name stands only before a dot."""
@@ -154,6 +155,8 @@ ALIASES: Mapping[str, str] = {
     "bitfusion.kernels.types": "numba.types",
     "numba.core.types": "numba.types",
     "numba.cuda.types": "numba.types",
+    "numba.literal_unroll": "numba.cuda.misc.special.literal_unroll",
+    "numba.misc.special": "numba.cuda.misc.special",
 }
 """Other names of the namespaces, as modules on the client call themselves."""
 

@@ -332,7 +332,7 @@ def _own_path(value: object) -> str | None:
 
 def _member(value: object, place: str, name: str) -> object:
     """What ``name`` is in a module: on the allow-list known by its path, in the user's own modules by its value."""
-    path = f"{place}.{name}"
+    path = names.canonical(f"{place}.{name}")
     if names.is_allowed(path) or names.is_namespace(path):
         return _Listed(path)
     if any(known.startswith(f"{path}.") for known in names.NAMESPACES):
@@ -378,10 +378,10 @@ def _scan(holders: tuple[object, ...]) -> Iterator[tuple[int, str]]:
 
 
 def _holder(place: str) -> object | None:
-    """The module or object that ``place`` names, if it has been imported; nothing is imported for it."""
-    module = sys.modules.get(place)
-    if module is not None:
-        return module
+    """The module or object that ``place`` names, here or in Numba, if it has been imported; nothing is imported for it."""
+    for name in (place, *(alias for alias, known in names.ALIASES.items() if known == place)):
+        if (module := sys.modules.get(name)) is not None:
+            return module
     parent, _, name = place.rpartition(".")
     return getattr(sys.modules.get(parent), name, None)
 

@@ -73,6 +73,7 @@ def test_libdevice_has_nothing_but_device_functions():
     [
         ("bitfusion.cuda", "numba.cuda"),
         ("bitfusion.cuda.random", "numba.cuda.random"),
+        ("numba.literal_unroll", "numba.cuda.misc.special.literal_unroll"),
         ("bitfusion.kernels.types", "numba.types"),
         ("bitfusion.cudas", "bitfusion.cudas"),
         ("math", "math"),
