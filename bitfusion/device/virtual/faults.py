@@ -7,6 +7,7 @@ from typing import Final
 
 from bitfusion.device.virtual.launch_record import LaunchRecord
 from bitfusion.device.virtual.layout import FAULT
+from bitfusion.device.virtual.source_line import source_line
 from bitfusion.errors import KernelFaultError
 
 _UINT64: Final = (1 << 64) - 1
@@ -47,17 +48,22 @@ _ADDRESSED: Final = tuple(
 )
 
 
-def fault_error(record: LaunchRecord, kernel: str, note: str) -> KernelFaultError:
-    """The error of a grid that was aborted. ``note`` is what the kernel said itself (an assertion's text), or empty."""
+def fault_error(record: LaunchRecord, kernel: str, note: str, text: str) -> KernelFaultError:
+    """The error of a grid that was aborted. ``note`` is what the kernel said itself (an assertion's text), ``text`` its PTX."""
     if record.fault in _GRID_NAMES:
         cuda_name, what = _GRID_NAMES[record.fault]
         return KernelFaultError(f"{cuda_name}: kernel {kernel} {what}", cuda_name=cuda_name, kernel=kernel)
     cuda_name, what = _NAMES[record.fault]
     address = record.fault_address & _UINT64
     block, thread = str(tuple(record.fault_block)), str(tuple(record.fault_thread))
-    what = f"{what.format(address=address)} (line {record.fault_line} of the PTX)"
+    what = what.format(address=address)
+    if record.fault_line:
+        what += f" (line {record.fault_line} of the PTX)"
     message = f"{cuda_name}: kernel {kernel}: thread {thread} of block {block} {what}"
     details: dict[str, int | str] = {"cuda_name": cuda_name, "kernel": kernel, "block": block, "thread": thread}
     if record.fault in _ADDRESSED:
         details["address"] = address
+    if (place := source_line(text, record.fault_line)) is not None:
+        details["file"], details["line"] = place
+        message += f" at {place[0]}:{place[1]}"
     return KernelFaultError(f"{message}: {note}" if note else message, **details)

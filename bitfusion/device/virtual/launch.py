@@ -99,7 +99,7 @@ class Launcher:
         if self._record.abort:
             record = self._record
             note = self._host.take_note(tuple(record.fault_block), tuple(record.fault_thread))
-            raise fault_error(record, function.info.name, note)
+            raise fault_error(record, function.info.name, note, function.text)
 
     def _fill(self, function: VirtualFunction, grid: Dim3, block: Dim3, shared_size: int, helpers: int) -> None:
         record, code = self._record, function.code

@@ -38,6 +38,8 @@ class VirtualFunction:
     loaded: Code
     table: Code | None
     """The device functions that the module's variables point to."""
+    text: str
+    """The PTX, for messages."""
 
 
 class VirtualModule:
@@ -94,6 +96,7 @@ class VirtualModule:
             variables_address=self._variables.address,
             loaded=loaded,
             table=self._table,
+            text=self._program.text,
         )
 
 

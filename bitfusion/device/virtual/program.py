@@ -51,7 +51,7 @@ class Program:
 
     def __init__(self, text: str, options: CompileOptions, cache: ObjectCache) -> None:
         """InvalidValueError if the text is not PTX."""
-        self._text = text
+        self.text = text
         self._options = options
         self._cache = cache
         self._key = cache_key(text, repr(options), compiler_key(), target_name())
@@ -59,7 +59,7 @@ class Program:
 
     @cached_property
     def _module(self) -> PTXModule:
-        return compile_module(self._text)
+        return compile_module(self.text)
 
     def _image(self) -> Image:
         made = self._cached("image", lambda: asdict(self._make_image()))

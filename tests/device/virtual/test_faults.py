@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numba import cuda, float32, int32, int64
 
+from bitfusion.device.virtual.source_line import source_line
 from bitfusion.errors import KernelFaultError
 from tests.device.virtual.gpu import HEADER, SPEC, Gpu
 
@@ -320,3 +321,37 @@ def test_a_time_limit_ends_an_endless_kernel(kernel):
     error = fault(gpu, kernel, 2, 32, gpu.array(np.zeros(64, np.int64)))
     assert error.cuda_name == "CUDA_ERROR_LAUNCH_TIMEOUT"
     gpu.device.close()
+
+
+def test_the_line_of_the_source(gpu):
+    x = gpu.array(np.zeros(100, np.int32))
+    error = fault(gpu, store_at, 1, 1, x, 100, lineinfo=True)
+    line = store_at.__code__.co_firstlineno + 2
+    assert (error.details["file"], error.details["line"]) == (__file__, line)
+    assert error.message.endswith(f" at {__file__}:{line}")
+    error = fault(Gpu(), store_at, 1, 1, x, 100)
+    assert "file" not in error.details
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [(3, None), (5, ("a.py", 7)), (6, ("a.py", 7)), (7, ("b.py", 1)), (10, None), (12, None), (99, None)],
+)
+def test_lines_of_sources(line, place):
+    text = """.version 8.0
+.file 1 "a.py"
+.visible .entry first() {
+.loc 1 7 3
+ret;
+}
+\t.loc\t2 1 1, function_name $x, inlined_at 1 2 3
+ret;
+.func second() {
+ret;
+.loc 3 1 1
+ret;
+}
+.func third() {}
+.file 2 "b.py"
+"""
+    assert source_line(text, line) == place
