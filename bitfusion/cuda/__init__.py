@@ -17,7 +17,7 @@ from bitfusion.client.operations import MemoryInfo
 from bitfusion.cuda import command_line as _command_line
 from bitfusion.cuda import device_names as _device_names
 from bitfusion.cuda.arguments import In, InOut, Out
-from bitfusion.cuda.compiling import (
+from bitfusion.cuda.compiler import (
     compile,
     compile_all,
     compile_for_current_device,
@@ -191,7 +191,7 @@ implementation = "bitfusion"
 
 SUBMODULES = frozenset(
     [
-        *("cg", "cudadrv", "errors", "fp16", "libdevice", "random", "types", "vectorizers"),
+        *("cg", "compiler", "cudadrv", "errors", "fp16", "libdevice", "random", "types", "vectorizers"),
         *(f"cudadrv.{name}" for name in _CUDADRV),
     ]
 )

@@ -34,7 +34,9 @@ def as_type(value: object) -> Type:
     if isinstance(value, Type):
         return value
     if isinstance(value, str):
-        return parse_type(value)
+        parsed = parse_type(value)
+        if isinstance(parsed, Type):
+            return parsed
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return from_dtype(value)
     if is_foreign(value):

@@ -25,7 +25,7 @@ from bitfusion.cuda.declared import signature as as_signature
 from bitfusion.cuda.inspection import Inspection, Overloads
 from bitfusion.cuda.specialization import DeviceFunction, Specialization
 from bitfusion.errors import InvalidValueError, KernelTypeError, LaunchError
-from bitfusion.kernels.overloads import best_first
+from bitfusion.kernels.overloads import best_first, equally_close
 from bitfusion.kernels.packing import Packer
 from bitfusion.kernels.program import Link
 from bitfusion.kernels.typeof import typeof
@@ -47,6 +47,10 @@ THREADS_DEFAULT = 256
 
 class UnconfiguredError(LaunchError, ValueError):
     """A kernel that was called like a function. Also a ``ValueError``, as in Numba."""
+
+
+class DeviceFunctionError(LaunchError, RuntimeError):
+    """A device function that was launched. Also a ``RuntimeError``, as in Numba."""
 
 
 class Launch:
@@ -184,7 +188,9 @@ class Dispatcher(Inspection):
     def __call__(self, *values: Any, **keywords: Any) -> NoReturn:
         """LaunchError: kernels are launched, and device functions are called by kernels."""
         if self.device:
-            raise LaunchError(f"{self.__qualname__} is a device function: kernels call it, the host cannot")
+            raise DeviceFunctionError(
+                f"Cannot compile a device function as a kernel: kernels call {self.__qualname__}, the host cannot"
+            )
         raise UnconfiguredError(
             f"Kernel launch configuration was not specified. Say how to launch the kernel: {self.__qualname__}[grid, block](...)"
         )
@@ -242,6 +248,7 @@ class Dispatcher(Inspection):
         """Among several signatures the closest to what is given, of those that the values can be converted to."""
         if len(self.declared) == 1:
             return self._made_for(client, self.declared[0])
+        _check_ambiguity(self.__qualname__, self.declared, given)
         for signature in best_first(self.declared, given):
             try:
                 Packer(signature).pack(values)
@@ -249,8 +256,8 @@ class Dispatcher(Inspection):
                 continue
             return self._made_for(client, signature)
         raise KernelTypeError(
-            f"no signature of {self.__qualname__} takes ({', '.join(map(str, given))}):"
-            f" {'; '.join(map(str, self.declared))}"
+            f"{self.__qualname__}: No matching definition for argument type(s) {', '.join(map(str, given))};"
+            f" there are {'; '.join(map(str, self.declared))}"
         )
 
     # compiling
@@ -298,11 +305,13 @@ class Dispatcher(Inspection):
         return self._made[client]
 
     def specialize(self, *values: Any) -> Dispatcher:
-        """A dispatcher for the types of these arguments only; others are converted to them, or refused."""
+        """A dispatcher for the types of these arguments (or for these types) only; others are converted to them, or refused."""
         if self.specialized:
             raise RuntimeError("Dispatcher already specialized")
-        ready, _ = arguments.on_device(current.current(), values, 0)
-        wanted = Signature(none, *map(typeof, ready))
+        kinds = (value for value in values if not isinstance(value, Type))
+        ready, _ = arguments.on_device(current.current(), tuple(kinds), 0)
+        found = map(typeof, ready)
+        wanted = Signature(none, *(value if isinstance(value, Type) else next(found) for value in values))
         if wanted not in self.specializations:
             self.specializations[wanted] = Dispatcher(
                 self.py_func, self.options, [wanted], device=False, links=self.links
@@ -352,15 +361,24 @@ class ForAll:
     def __init__(self, dispatcher: Dispatcher, ntasks: int, tpb: int, stream: Any, sharedmem: int) -> None:
         self._dispatcher = dispatcher
         self._ntasks = ntasks
-        self._threads = tpb or THREADS_DEFAULT
+        self._threads = tpb
         self._stream = stream
         self._sharedmem = sharedmem
 
     def __call__(self, *values: Any) -> None:
         """Launch; nothing if there are no tasks."""
         if self._ntasks:
-            blocks = -(-self._ntasks // self._threads)
-            self._dispatcher[blocks, self._threads, self._stream, self._sharedmem](*values)
+            threads = self._threads or min((THREADS_DEFAULT, *self._dispatcher.options.get("launch_bounds", ())[:1]))
+            blocks = -(-self._ntasks // threads)
+            self._dispatcher[blocks, threads, self._stream, self._sharedmem](*values)
+
+
+def _check_ambiguity(name: str, declared: Sequence[Signature], given: Sequence[Type]) -> None:
+    """KernelTypeError if two signatures are equally close, as in Numba."""
+    closest = equally_close(declared, given)
+    if len(closest) > 1:
+        listed = "\n".join(str(signature) for signature in closest)
+        raise KernelTypeError(f"Ambiguous overloading for {name} ({', '.join(map(str, given))}):\n{listed}")
 
 
 def _key(values: Sequence[Any]) -> Key:

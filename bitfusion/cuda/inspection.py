@@ -142,6 +142,8 @@ class Inspection:
 
     def inspect_sass(self, signature: Any = None) -> NoReturn:
         """UnsupportedError: there is no such code on the virtual GPU, and no disassembler for it on an appliance."""
+        if self.device:
+            raise RuntimeError("Cannot inspect SASS of a device function")
         raise UnsupportedError(
             "a leased GPU shows no SASS: the virtual one has none; for a real one give inspect_asm's PTX to ptxas and nvdisasm",
             feature="inspect_sass",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bitfusion.cuda.numba_errors import warn_of_options
 from bitfusion.errors import UnsupportedError
 
 CARVEOUTS = ("default", "maxl1", "maxshared")
@@ -20,7 +21,17 @@ def compile_options(
     inline: Any = "never",
     forceinline: bool = False,
 ) -> dict[str, Any]:
-    """Those that differ from the default. ValueError for too many launch bounds, UnsupportedError for an ``inline`` function."""
+    """Those that differ from the default. ValueError for too many launch bounds, UnsupportedError for an ``inline`` function.
+
+    Warns as Numba does of options that exclude each other.
+    """
+    if debug and opt:
+        warn_of_options("debug=True with opt=True is not supported by CUDA - set debug=False or opt=False.")
+    if debug and lineinfo:
+        warn_of_options(
+            "debug and lineinfo are mutually exclusive. Use debug to get full debug info (this disables some optimizations), or"
+            " lineinfo for line info only with code generation unaffected."
+        )
     given = {
         "debug": bool(debug) or None,
         "opt": opt,

@@ -9,7 +9,8 @@ from typing import Any
 from bitfusion.client import operations
 from bitfusion.client.client import Client, Function
 from bitfusion.client.core import check_session
-from bitfusion.cuda.compiling import compiled
+from bitfusion.cuda.compiler import compiled
+from bitfusion.cuda.numba_errors import also_numbas
 from bitfusion.cuda.raising import as_raised
 from bitfusion.errors import KernelRaisedError, LaunchError
 from bitfusion.kernels.packing import Packer
@@ -44,10 +45,12 @@ class Specialization:
         """Capture, compile, load. KernelSourceError, KernelTypeError, KernelCompileError, UnsupportedError."""
         packer = Packer(signature)
         self.signature = signature
-        self._captured, self._options = capture(kernel, links=links), options
-        for array in self._captured.kept:
-            check_session(client.core, array.client.core)
-        self.function: Function = client.load_kernel(self._captured.data, encode(signature), options)
+        self._options = options
+        with also_numbas():
+            self._captured = capture(kernel, links=links)
+            for array in self._captured.kept:
+                check_session(client.core, array.client.core)
+            self.function: Function = client.load_kernel(self._captured.data, encode(signature), options)
         self.number = self.function.handle.number
         self.pack = packer.pack
         self.fitting: set[bytes] = set()
@@ -61,6 +64,14 @@ class Specialization:
     def argument_types(self) -> tuple[Type, ...]:
         """As in Numba."""
         return self.signature.args
+
+    def inspect_asm(self, cc: object = None) -> str:
+        """The PTX; ``cc`` is the device's."""
+        return self.code("ptx").decode()
+
+    def inspect_llvm(self) -> str:
+        """The LLVM IR."""
+        return self.code("llvm").decode()
 
     def code(self, output: str) -> bytes:
         """The kernel in one of the forms of ``kernels.wanted``. KernelError."""

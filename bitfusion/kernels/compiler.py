@@ -154,6 +154,7 @@ class _Made:
         self._annotation = compiled.type_annotation
         self._library = compiled.library
         self._options = options
+        self._wanted = wanted
         self._capability = capability
         if not wanted.device:
             self._make_kernel()
@@ -168,6 +169,8 @@ class _Made:
     def output(self, kind: str) -> bytes:
         """The function in one of the forms of ``wanted.OUTPUTS``."""
         match kind:
+            case "ptx" if self._wanted.device:  # as it is: linking would drop what no kernel calls
+                return "\n".join(self._library.get_asm_strs(cc=self._capability)).encode()
             case "ptx":
                 return self.ptx(()).encode()
             case "lto_ptx":

@@ -20,6 +20,11 @@ class ExternalFunction:
     cooperative: bool
     links: tuple[Link, ...] = ()
 
+    @property
+    def sig(self) -> Signature:
+        """As in Numba."""
+        return self.signature
+
     def as_plain(self) -> Plain:
         """As a binding has it (docs/reference/wire.md, section 9.1)."""
         signature: Plain = encode(self.signature)  # type: ignore[assignment]  # a signature's tree holds only what Plain allows

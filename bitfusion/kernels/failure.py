@@ -28,7 +28,7 @@ def failure(error: Exception, kernel: Accepted, names: Mapping[str, str]) -> Ker
     places = [*_in_message(message, names), *_in_frames(error.__traceback__, names)]
     file, line, listing = places[0] if places else (kernel.source.file, kernel.tree.lineno, "")
     message = _as_the_user_knows_it(f"{file}:{line}: in {kernel.source.name}: {message}{listing}", names)
-    return KernelCompileError(message, file=file, line=line)
+    return KernelCompileError(message, file=file, line=line, exception=type(error).__name__)
 
 
 def _as_the_user_knows_it(message: str, names: Mapping[str, str]) -> str:

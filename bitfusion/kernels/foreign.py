@@ -9,7 +9,7 @@ from typing import Any
 
 from bitfusion.errors import KernelTypeError
 from bitfusion.kernels.named import EnumMember, NamedTuple, enum_parts
-from bitfusion.kernels.types import SCALARS, Array, Chars, NestedArray, Record, Tuple, Type
+from bitfusion.kernels.types import SCALARS, Array, Chars, CPointer, NestedArray, Record, Tuple, Type
 
 
 def is_foreign(value: object) -> bool:
@@ -27,6 +27,10 @@ def foreign_type(value: Any) -> Type:
             return Array(foreign_type(value.dtype), value.ndim, value.layout)
         case "NamedUniTuple" | "NamedTuple":
             return NamedTuple(value.instance_class.__name__, value.fields, [foreign_type(item) for item in value.types])
+        case "CPointer":
+            return CPointer(foreign_type(value.dtype))
+        case "RawPointer" if text == "void*":
+            return CPointer(SCALARS["none"])
         case "CharSeq" | "UnicodeCharSeq" as word:
             return Chars("S" if word == "CharSeq" else "U", value.count)
         case "EnumMember" | "IntEnumMember":

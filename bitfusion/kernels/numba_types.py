@@ -10,7 +10,7 @@ from numba.cuda.np.numpy_support import from_dtype as numba_from_dtype
 from bitfusion.errors import KernelTypeError
 from bitfusion.kernels.constants import DeviceConstant
 from bitfusion.kernels.named import EnumMember, NamedTuple, enum_class, tuple_class
-from bitfusion.kernels.types import Array, Chars, NestedArray, Record, Scalar, Signature, Tuple, Type
+from bitfusion.kernels.types import Array, Chars, CPointer, NestedArray, Record, Scalar, Signature, Tuple, Type
 
 
 def numba_type(kind: Type) -> Any:
@@ -29,6 +29,10 @@ def numba_type(kind: Type) -> Any:
         case EnumMember():
             made = enum_class(kind.class_name, kind.integer, kind.members)
             return (numba_types.IntEnumMember if kind.integer else numba_types.EnumMember)(made, numba_type(kind.dtype))
+        case CPointer(dtype=Scalar(name="none")):
+            return numba_types.voidptr
+        case CPointer():
+            return numba_types.CPointer(numba_type(kind.dtype))
         case Chars():
             return (numba_types.CharSeq if kind.kind == "S" else numba_types.UnicodeCharSeq)(kind.count)
         case Tuple():

@@ -20,6 +20,12 @@ def best_first(signatures: Sequence[Signature], given: Sequence[Type]) -> list[S
     return sorted(fitting, key=lambda signature: _distance(given, signature.args))
 
 
+def equally_close(signatures: Sequence[Signature], given: Sequence[Type]) -> list[Signature]:
+    """Those that no other is closer than; each once."""
+    ordered = list(dict.fromkeys(best_first(signatures, given)))
+    return [item for item in ordered if _distance(given, item.args) == _distance(given, ordered[0].args)]
+
+
 def _distance(given: Sequence[Type], wanted: Sequence[Type]) -> Distance:
     lossy, safe, wider = zip(_SAME, *map(_conversion, given, wanted), strict=True)
     return sum(lossy), sum(safe), sum(wider)

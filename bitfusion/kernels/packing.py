@@ -31,6 +31,7 @@ from bitfusion.kernels.types import (
     DATES,
     SCALARS,
     Array,
+    CPointer,
     Record,
     Scalar,
     Signature,
@@ -175,6 +176,8 @@ def _codes(kind: Type) -> Iterator[tuple[str, int, int, tuple[int, ...]]]:
             yield "Q", 8, 8, (8,)
         case EnumMember():
             yield from _codes(kind.dtype)
+        case CPointer():
+            yield "Q", 8, 8, (8,)
         case Scalar(name="complex64" | "complex128", dtype=dtype) if dtype is not None:
             part = dtype.itemsize // 2
             code = "f" if part == 4 else "d"
@@ -196,6 +199,8 @@ def _convert(kind: Type) -> Callable[[Any], list[Any]]:
             return lambda value: _tuple_fields(steps, value)
         case Scalar(name="none"):
             return _nothing
+        case CPointer():
+            return lambda value: _to_int(np.dtype(np.uint64), _scalar(value))
         case EnumMember():
             step = _convert(kind.dtype)
             return lambda value: step(value.value if isinstance(value, enum.Enum) else value)
@@ -266,9 +271,12 @@ def _to_bool(dtype: np.dtype[Any], value: Any) -> list[Any]:
 
 def _to_int(dtype: np.dtype[Any], value: Any) -> list[Any]:
     limits = np.iinfo(dtype)
-    if not isinstance(value, int) or not limits.min <= value <= limits.max:
+    if isinstance(value, int) and limits.min <= value <= limits.max:
+        return [value]
+    if not isinstance(value, int) or not -(1 << limits.bits - 1) <= value < 1 << limits.bits:
         raise _UnfitError(_describe(value))
-    return [value]
+    value &= (1 << limits.bits) - 1  # the same bits with the other sign, as in Numba and C
+    return [value if limits.min == 0 else value - (1 << limits.bits) * (value >> limits.bits - 1)]
 
 
 def _to_float(dtype: np.dtype[Any], value: Any) -> list[Any]:

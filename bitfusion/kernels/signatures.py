@@ -3,7 +3,7 @@
 Owns both forms and their limits. A scalar travels as its name; the rest as arrays that start with a word:
 ``["array", dtype, ndim, layout]``, ``["nested", dtype, shape]``, ``["record", [[name, type, offset], ...], size, aligned]``,
 ``["tuple", [type, ...]]``, ``["named", name, [field, ...], [type, ...]]``, ``["enum", name, integer, [[member, value], ...]]``,
-``["chars", kind, count]``, ``["signature", return type, [type, ...]]``. docs/reference/wire.md describes the same.
+``["chars", kind, count]``, ``["pointer", type]``, ``["signature", return type, [type, ...]]``. docs/reference/wire.md describes the same.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bitfusion.kernels.types import (
     SCALARS,
     Array,
     Chars,
+    CPointer,
     NestedArray,
     Record,
     Scalar,
@@ -57,7 +58,7 @@ def parse_signature(text: str) -> Signature:
     raise KernelTypeError(f"{text!r} is a type, not a signature; a signature looks like 'void(float32[:], int32)'")
 
 
-def parse_type(text: str) -> Type:
+def parse_type(text: str) -> Type | Signature:
     """A type or signature from its text; a bare ``(a, b)`` is a Tuple."""
     if len(text) > TEXT_SIZE_MAX:
         raise KernelTypeError(f"a signature of {len(text)} characters is too long (at most {TEXT_SIZE_MAX})")
@@ -69,21 +70,30 @@ def parse_type(text: str) -> Type:
         ) from None
 
 
-def _from_node(node: ast.expr, depth: int) -> Type:
+def _type_from(node: ast.expr, depth: int) -> Type:
+    found = _from_node(node, depth)
+    if isinstance(found, Signature):
+        raise KernelTypeError(f"{ast.unparse(node)!r} is a signature where a type must stand")
+    return found
+
+
+def _from_node(node: ast.expr, depth: int) -> Type | Signature:
     if depth > DEPTH_MAX:
         raise KernelTypeError("a signature is nested too deeply")
     match node:
         case ast.Name(id=name) if name in NAMES:
             return NAMES[name]
+        case ast.Name(id="voidptr") | ast.Attribute(attr="voidptr"):
+            return CPointer(SCALARS["none"])
         case ast.Constant(value=None):
             return SCALARS["none"]
         case ast.Attribute(attr=name, value=ast.Name(id=module)) if name in NAMES and module in MODULES:
             return NAMES[name]
         case ast.Subscript(value=inner, slice=index):
             dimensions = index.elts if isinstance(index, ast.Tuple) else [index]
-            return _from_node(inner, depth + 1)[tuple(map(_slice, dimensions))]
+            return _type_from(inner, depth + 1)[tuple(map(_slice, dimensions))]
         case ast.Tuple(elts=items):
-            return Tuple([_from_node(item, depth + 1) for item in items])
+            return Tuple([_type_from(item, depth + 1) for item in items])
         case ast.Call(func=inner, args=arguments, keywords=[]):
             return _from_call(inner, arguments, depth)
     raise KernelTypeError(
@@ -91,13 +101,15 @@ def _from_node(node: ast.expr, depth: int) -> Type:
     )
 
 
-def _from_call(function: ast.expr, arguments: list[ast.expr], depth: int) -> Type:
+def _from_call(function: ast.expr, arguments: list[ast.expr], depth: int) -> Type | Signature:
     match function, arguments:
+        case ast.Name(id="CPointer") | ast.Attribute(attr="CPointer"), [inner]:
+            return CPointer(_type_from(inner, depth + 1))
         case ast.Name(id="UniTuple"), [inner, ast.Constant(value=int(count))] if 0 <= count <= COUNT_MAX:
-            return UniTuple(_from_node(inner, depth + 1), count)
+            return UniTuple(_type_from(inner, depth + 1), count)
         case ast.Name(id="Tuple"), [ast.Tuple(elts=items) | ast.List(elts=items)]:
-            return Tuple([_from_node(item, depth + 1) for item in items])
-    return Signature(_from_node(function, depth + 1), *(_from_node(argument, depth + 1) for argument in arguments))
+            return Tuple([_type_from(item, depth + 1) for item in items])
+    return Signature(_type_from(function, depth + 1), *(_type_from(argument, depth + 1) for argument in arguments))
 
 
 def _slice(node: ast.expr) -> slice:
@@ -109,7 +121,7 @@ def _slice(node: ast.expr) -> slice:
     raise KernelTypeError(f"{ast.unparse(node)!r} is not a dimension; write ':' or '::1'")
 
 
-def encode(kind: Type) -> Tree:
+def encode(kind: Type | Signature) -> Tree:
     """The type as plain values for the wire."""
     match kind:
         case Array():
@@ -127,6 +139,8 @@ def encode(kind: Type) -> Tree:
             return ("named", kind.class_name, kind.fields, tuple(map(encode, kind.elements)))
         case EnumMember():
             return ("enum", kind.class_name, kind.integer, tuple(map(_member_tree, kind.members)))
+        case CPointer():
+            return ("pointer", encode(kind.dtype))
         case Chars():
             return ("chars", kind.kind, kind.count)
         case Tuple():
@@ -154,10 +168,11 @@ def _member(tree: object) -> Member:
 
 def decode_signature(tree: object) -> Signature:
     """The signature a peer sent. RemoteProtocolError for a malformed one, KernelTypeError for types that cannot be."""
-    kind = decode(tree)
-    if not isinstance(kind, Signature):
-        raise RemoteProtocolError("a kernel's signature must be ['signature', return type, [types]]")
-    return kind
+    match tree:
+        case ["signature", result, [*arguments]]:
+            decoder = _Decoder()
+            return Signature(decoder.decode(result, 1), *(decoder.decode(argument, 1) for argument in arguments))
+    raise RemoteProtocolError("a kernel's signature must be ['signature', return type, [types]]")
 
 
 def decode(tree: object) -> Type:
@@ -198,10 +213,10 @@ class _Decoder:
                 return EnumMember(name, integer, tuple(map(_member, members)))
             case ["chars", ("S" | "U") as kind, int(count)] if type(count) is int:
                 return Chars(kind, count)
-            case ["signature", result, [*arguments]] if depth == 0:
-                return Signature(self.decode(result, 1), *(self.decode(argument, 1) for argument in arguments))
+            case ["pointer", inner]:
+                return CPointer(self.decode(inner, depth + 1))
         raise RemoteProtocolError(
-            "a type must be a name or one of array, nested, record, tuple, named, enum, chars with its fields"
+            "a type must be a name or one of array, nested, record, tuple, named, enum, chars, pointer with its fields"
         )
 
     def _element(self, tree: object, depth: int) -> Type:

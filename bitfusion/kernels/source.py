@@ -14,6 +14,7 @@ import enum
 import inspect
 import itertools
 import linecache
+import math
 import re
 import struct
 import sys
@@ -35,7 +36,7 @@ from bitfusion.kernels.packing import Argument
 from bitfusion.kernels.program import Link
 from bitfusion.kernels.signatures import encode as encode_signature
 from bitfusion.kernels.types import NAMES as TYPE_NAMES
-from bitfusion.kernels.types import Array, Signature
+from bitfusion.kernels.types import Array, Signature, from_dtype
 
 PLAIN_VALUES = (bool, int, float, complex, str, tuple, np.generic, np.ndarray)
 """Values that are constants whatever else they are: ``from math import pi`` is a number."""
@@ -52,6 +53,8 @@ class Captured:
     """The classes of the program's own that it may raise, by the names they travel under."""
     kept: tuple[Any, ...] = ()
     """Device arrays that it closes over: by their addresses, so they must live as long as it does."""
+    foreign: tuple[object, ...] = ()
+    """And other libraries' arrays, which say only where they are."""
 
 
 def capture(function: Any, *, name: str | None = None, links: Iterable[Link] = ()) -> Captured:
@@ -68,7 +71,14 @@ def capture(function: Any, *, name: str | None = None, links: Iterable[Link] = (
     captured.number(plain)
     functions = tuple(captured.functions(name))
     data = program.encode(program.Program(functions, tuple(captured.links)))
-    return Captured(functions[0].name, data, sha256(data).digest(), captured.exceptions, tuple(captured.kept))
+    return Captured(
+        functions[0].name,
+        data,
+        sha256(data).digest(),
+        captured.exceptions,
+        tuple(captured.kept),
+        tuple(captured.foreign),
+    )
 
 
 def _python_function(value: object) -> FunctionType | None:
@@ -102,6 +112,7 @@ class _Capture:
         self.links: dict[Link, None] = dict.fromkeys(links)
         self.exceptions: dict[str, type[Exception]] = {}
         self.kept: list[Any] = []
+        self.foreign: list[object] = []
 
     def number(self, function: FunctionType, signatures: tuple[Signature, ...] = (), options: _Options = ()) -> int:
         """The number of a function as it is declared; a new one waits to be captured."""
@@ -183,12 +194,24 @@ class _Capture:
     def _in_device_memory(self, value: Any) -> object:
         """What a kernel closes over of a device array: where it is, and how it lies there. Others are what they are."""
         argument = getattr(value, "__bitfusion_argument__", None)
-        if not isinstance(argument, Argument) or not isinstance(argument.type, Array):
-            return value
-        self.kept.append(value)
-        _, _, _, _, address, *layout = struct.unpack(f"<5Q{2 * argument.type.ndim}q", argument.data)
-        shape, strides = layout[: argument.type.ndim], layout[argument.type.ndim :]
-        return DeviceConstant(argument.type.dtype, address, tuple(shape), tuple(strides))
+        if isinstance(argument, Argument) and isinstance(argument.type, Array):
+            self.kept.append(value)
+            _, _, _, _, address, *layout = struct.unpack(f"<5Q{2 * argument.type.ndim}q", argument.data)
+            shape, strides = layout[: argument.type.ndim], layout[argument.type.ndim :]
+            return DeviceConstant(argument.type.dtype, address, tuple(shape), tuple(strides))
+        interface = None if isinstance(value, type) else getattr(value, "__cuda_array_interface__", None)
+        return self._foreign_array(value, interface) if isinstance(interface, dict) else value
+
+    def _foreign_array(self, value: object, interface: dict[str, Any]) -> DeviceConstant:
+        """The same for another library's array (CUDA Array Interface, version 3)."""
+        if not {"typestr", "shape", "data"} <= interface.keys():
+            raise KernelTypeError(f"the {type(value).__qualname__} has no whole __cuda_array_interface__")
+        dtype, shape = np.dtype(interface["typestr"]), tuple(interface["shape"])
+        strides = interface.get("strides") or tuple(
+            dtype.itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape))
+        )
+        self.foreign.append(value)
+        return DeviceConstant(from_dtype(dtype), interface["data"][0], shape, tuple(strides))
 
     def _exception(self, raised: type[Exception]) -> str:
         """The name under which a class travels: its own, numbered if another class has it."""

@@ -28,11 +28,11 @@ DATE_UNITS = ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "
 """NumPy's units of dates and times (NumPy reference, Datetimes and Timedeltas)."""
 
 
-class Type:
-    """A type of a kernel argument. ``name`` is Numba's spelling."""
+class Interned:
+    """What is one object for one key. ``name`` is Numba's spelling."""
 
     __slots__ = ("key", "name")
-    _interned: ClassVar[dict[tuple[object, ...], Type]] = {}
+    _interned: ClassVar[dict[tuple[object, ...], Interned]] = {}
 
     name: str
     key: tuple[object, ...]
@@ -41,12 +41,12 @@ class Type:
     def _make(cls, name: str, *key: object) -> tuple[Self, bool]:
         """The one object for ``key``, and whether it is new and has yet to be filled."""
         full = (cls, *key)
-        known = Type._interned.get(full)
+        known = Interned._interned.get(full)
         if isinstance(known, cls):
             return known, False
         made = object.__new__(cls)
         made.name, made.key = name, key
-        Type._interned[full] = made
+        Interned._interned[full] = made
         return made, True
 
     def __repr__(self) -> str:
@@ -57,6 +57,12 @@ class Type:
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
+
+
+class Type(Interned):
+    """A type of a kernel argument."""
+
+    __slots__ = ()
 
     def __getitem__(self, index: object) -> Array:
         """``float32[:]`` (any layout), ``float32[::1]`` and ``float32[:, ::1]`` (C), ``float32[::1, :]`` (Fortran)."""
@@ -90,6 +96,13 @@ class Scalar(Type):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Scalar, (self.name, None if self.dtype is None else self.dtype.str)
+
+    @property
+    def underlying_float(self) -> Scalar:
+        """Of a complex type: that of its parts."""
+        if self.name not in ("complex64", "complex128"):
+            raise AttributeError(f"{self} has no parts")
+        return float32 if self.name == "complex64" else float64
 
     def __call__(self, *arguments: object) -> Any:
         """``void(float32[:], int32)`` is a signature; ``float32(1)`` is NumPy's scalar, as in Numba."""
@@ -186,12 +199,31 @@ class Record(Type):
             try:
                 self.dtype = _record_dtype(fields, size, aligned)
             except (ValueError, TypeError, OverflowError) as error:
-                del Type._interned[(cls, fields, size, aligned)]
+                del Interned._interned[(cls, fields, size, aligned)]
                 raise KernelTypeError(f"{inner} is not a record: {error}") from None
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Record, (self.fields, self.size, self.aligned)
+
+
+class CPointer(Type):
+    """A pointer to items of ``dtype`` (``none``: to anything): as an argument its address, an integer."""
+
+    __slots__ = ("dtype",)
+
+    dtype: Type
+
+    def __new__(cls, dtype: Type) -> Self:
+        if not isinstance(dtype, Type):
+            raise KernelTypeError(f"a pointer is one to a type, not to {dtype!r:.60}")
+        self, fresh = cls._make("void*" if dtype is none else f"{dtype}*", dtype)
+        if fresh:
+            self.dtype = dtype
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CPointer, (self.dtype,)
 
 
 class Tuple(Type):
@@ -202,7 +234,7 @@ class Tuple(Type):
     elements: tuple[Type, ...]
 
     def __new__(cls, elements: Sequence[Type]) -> Self:
-        if not all(isinstance(element, Type) and not isinstance(element, Signature) for element in elements):
+        if not all(isinstance(element, Type) for element in elements):
             raise KernelTypeError(f"Tuple takes a sequence of types, not {elements!r}")
         self, fresh = cls._make(f"Tuple({', '.join(map(str, elements))})", *elements)
         if fresh:
@@ -218,7 +250,7 @@ def UniTuple(dtype: Type, count: int) -> Tuple:  # noqa: N802  # Numba's name
     return Tuple((dtype,) * count)
 
 
-class Signature(Type):
+class Signature(Interned):
     """What a kernel takes (``args``) and returns (``return_type``; ``none`` for a kernel)."""
 
     __slots__ = ("args", "return_type")
@@ -227,8 +259,8 @@ class Signature(Type):
     args: tuple[Type, ...]
 
     def __new__(cls, return_type: Type, *args: Type) -> Self:
-        if any(isinstance(item, Signature) for item in (return_type, *args)):
-            raise KernelTypeError("a signature cannot be an argument or a result")
+        if not all(isinstance(item, Type) for item in (return_type, *args)):
+            raise KernelTypeError(f"a signature is made of types, not of {(return_type, *args)!r:.80}")
         self, fresh = cls._make(f"{return_type}({', '.join(map(str, args))})", return_type, *args)
         if fresh:
             self.return_type, self.args = return_type, args
@@ -253,6 +285,16 @@ float64 = f8 = double = Scalar("float64", "f8")
 complex64 = c8 = Scalar("complex64", "c8")
 complex128 = c16 = Scalar("complex128", "c16")
 none = void = Scalar("none", None)
+
+signed_domain = frozenset([int8, int16, int32, int64])
+unsigned_domain = frozenset([uint8, uint16, uint32, uint64])
+integer_domain = signed_domain | unsigned_domain
+real_domain = frozenset([float32, float64])
+complex_domain = frozenset([complex64, complex128])
+number_domain = real_domain | integer_domain | complex_domain
+"""Numba's sets of types."""
+
+voidptr = CPointer(none)
 
 NAMES: dict[str, Scalar] = {name: value for name, value in globals().items() if isinstance(value, Scalar)}
 """Every name of a scalar type, aliases too."""

@@ -289,7 +289,7 @@ def test_of_several_signatures_the_fitting_one():
     declared[1, 1](whole, 5)
     declared[1, 1](real, 5)
     assert (whole.copy_to_host()[0], real.copy_to_host()[0]) == (2, 2.5)
-    with pytest.raises(KernelTypeError, match="no signature"):
+    with pytest.raises(KernelTypeError, match="No matching definition"):
         declared[1, 1](cuda.to_device(np.zeros(1, np.float32)), 1.0)
 
 

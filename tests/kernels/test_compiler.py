@@ -418,7 +418,8 @@ def repeated(x):
 def test_errors_have_numbas_message_and_the_users_file_and_line(kernel, line, message):
     with pytest.raises(KernelCompileError, match=re.escape(message)) as failure:
         compiled(kernel)
-    assert failure.value.details == {"file": __file__, "line": line}
+    assert (failure.value.details["file"], failure.value.details["line"]) == (__file__, line)
+    assert str(failure.value.details["exception"]).endswith("Error")
     assert failure.value.message.startswith(f"{__file__}:{line}: in {kernel.__name__}: ")
     assert f'File "{__file__}", line {line}' in failure.value.message
     assert linecache.getline(__file__, line).strip() in failure.value.message

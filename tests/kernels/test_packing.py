@@ -89,11 +89,11 @@ def test_arrays_fit_where_their_layout_does(wanted, given):
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
-        (int32, 2**31),
+        (int32, 2**32),
         (int32, 1.5),
         (int32, "5"),
         (int32, None),
-        (uint64, -1),
+        (uint64, -(2**63) - 1),
         (types.none, 0),
         (float32, "1"),
         (float32, 1j),

@@ -10,6 +10,7 @@ from typing import Any
 
 from bitfusion.cuda import current
 from bitfusion.cuda.declared import signature as as_signature
+from bitfusion.cuda.numba_errors import also_numbas
 from bitfusion.cuda.options import compile_options
 from bitfusion.errors import KernelTypeError
 from bitfusion.kernels.signatures import decode, encode
@@ -56,7 +57,8 @@ def compiled(
 ) -> tuple[bytes, Type]:
     """The answer of the current session's worker (kernels/wanted.py). KernelError."""
     client = current.current()
-    code, tree = client.compile_kernel(capture(pyfunc).data, encode(signature), dict(options), wanted)
+    with also_numbas():
+        code, tree = client.compile_kernel(capture(pyfunc).data, encode(signature), dict(options), wanted)
     return code, decode(tree)
 
 
