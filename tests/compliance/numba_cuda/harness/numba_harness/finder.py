@@ -18,6 +18,7 @@ from numba_harness import private
 
 TESTS = "numba.cuda.tests"
 SUPPORT = "numba.cuda.tests.support"
+SUPPORT_OF_NUMPY = "numba.cuda.np.numpy_support"
 EXTENSIONS = "numba.cuda.tests.cudapy.extensions_usecases"
 """Registers a type in the compiler as it is loaded, for a few tests of the modules that import it."""
 
@@ -28,7 +29,6 @@ TWINS = {
     "numba.cuda.misc": "numba.misc",
     "numba.cuda.misc.special": "numba.misc.special",
     "numba.cuda.np": "numba.np",
-    "numba.cuda.np.numpy_support": "numba.np.numpy_support",
     "numba.cuda.typing": "numba.core.typing",
     "numba.cuda.typing.typeof": "numba.core.typing.typeof",
     "numba.cuda.utils": "numba.core.utils",
@@ -75,6 +75,8 @@ class Harness:
             return PathFinder.find_spec(name, [str(wheel())])
         if name == SUPPORT:
             return ModuleSpec(name, Made(support))
+        if name == SUPPORT_OF_NUMPY:
+            return ModuleSpec(name, Made(numpy_support))
         if name == EXTENSIONS:
             return ModuleSpec(name, Made(private.module))
         if name.startswith(TESTS + "."):
@@ -118,7 +120,26 @@ def twin(name: str) -> ModuleType:
         return original
     module = ModuleType(name)
     module.__path__ = []
-    module.__getattr__ = lambda attribute: getattr(original, attribute)
+
+    def find(attribute: str) -> object:
+        inside = f"{name}.{attribute}"
+        return import_module(inside) if inside in (*TWINS, SUPPORT_OF_NUMPY) else getattr(original, attribute)
+
+    module.__getattr__ = find
+    return module
+
+
+def numpy_support(name: str) -> ModuleType:
+    """Numba's own, but for our types: ``from_dtype`` makes them, and ``as_dtype`` takes them too."""
+    from bitfusion.kernels import types
+
+    original = import_module("numba.np.numpy_support")
+
+    def as_dtype(kind: object) -> object:
+        return getattr(kind, "dtype", None) if isinstance(kind, types.Type) else original.as_dtype(kind)
+
+    module = ModuleType(name)
+    vars(module).update(vars(original) | {"from_dtype": types.from_dtype, "as_dtype": as_dtype})
     return module
 
 
