@@ -41,19 +41,14 @@ def also_numbas() -> Iterator[None]:
     try:
         yield
     except (KernelCompileError, KernelSourceError) as error:
-        joined = as_numbas(error)
-        if joined is error:
-            raise
-    else:
-        return
-    raise joined
+        raise as_numbas(error) from None
 
 
 def as_numbas(error: KernelError) -> KernelError:
     """The error with Numba's classes of the same name beside its own: TypingError where it has none."""
     name = error.details.get("exception")
     found = [_class(module, name if isinstance(name, str) else "TypingError") for module in MODULES]
-    bases = tuple(item for item in found if item is not None)
+    bases = tuple(dict.fromkeys(item for item in found if item is not None))
     if not bases or isinstance(error, bases):
         return error
     joined = type(type(error).__name__, (type(error), *bases), {"__init__": _initialise, "__str__": Exception.__str__})

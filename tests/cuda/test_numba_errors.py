@@ -26,7 +26,7 @@ def test_a_program_catches_numba_s_class(client, kernel, ours):
     with pytest.raises(errors.TypingError) as caught:
         cuda.jit("void(float32[:])")(kernel)
     assert isinstance(caught.value, ours) and caught.value.msg == caught.value.message == str(caught.value)
-    assert caught.value.__context__ is None
+    assert caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize(
