@@ -55,6 +55,11 @@ def test_without_numba_it_is_what_it_was(monkeypatch):
     assert isinstance(error, numba_errors.TypingError)
 
 
+def test_one_class_under_two_names(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba.cuda.core.errors", errors)
+    assert isinstance(numba_errors.as_numbas(KernelCompileError("text", exception="TypingError")), errors.TypingError)
+
+
 @pytest.mark.parametrize("options", [{"debug": True, "opt": True}, {"debug": True, "lineinfo": True}])
 def test_options_that_exclude_each_other(options):
     with pytest.warns(errors.NumbaInvalidConfigWarning, match="debug"):
