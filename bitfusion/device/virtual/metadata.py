@@ -72,15 +72,18 @@ class Metadata:
         self._next = _FIRST_FREE
         self._lines = [f"!18 = !{{i64 {max(variables_size, 16)}}}"]
 
-    def thread_loop(self, parallel: bool) -> tuple[str, str]:
+    def thread_loop(self, parallel: bool, vectorize: bool = True) -> tuple[str, str]:
         """(suffix for the loop's memory accesses, suffix for its back edge).
 
         ``parallel``: its iterations are independent, as CUDA threads between two barriers are. Unrolling only costs
         compile time: the vectoriser interleaves by itself.
         """
+        if not vectorize:
+            parallel = False
         group, loop = self._next, self._next + 1
         self._next += 2
         hint = f', !{{!"llvm.loop.parallel_accesses", !{group}}}' if parallel else ""
+        hint += "" if vectorize else ', !{!"llvm.loop.vectorize.enable", i1 false}'
         self._lines.append(f"!{group} = distinct !{{}}")
         self._lines.append(f'!{loop} = distinct !{{!{loop}{hint}, !{{!"llvm.loop.unroll.disable"}}}}')
         return f", !llvm.access.group !{group}" if parallel else "", f", !llvm.loop !{loop}"

@@ -195,7 +195,7 @@ class Region(RowEmitter):
         self.written = {
             name for block in blocks for i in self.plan.graph[block].all_instructions() for name in writes(i)
         }
-        self.access_group, back_edge = self.unit.metadata.thread_loop(parallel)
+        self.access_group, back_edge = self.unit.metadata.thread_loop(parallel, not self._divides(blocks))
         self.thread = _thread(suffix)
         self.registers.forget()
         loop, leave, latch = f"threads{suffix}", f"ended{suffix}", f"latch{suffix}"
@@ -216,6 +216,19 @@ class Region(RowEmitter):
         following = self.define(f"tx.next{suffix}", "i32", f"add nuw nsw {x}, 1")
         self.branch(self.icmp("eq", following, _X_END), "row.next", loop, back_edge)
         self.access_group = ""
+
+    def _divides(self, blocks: list[str]) -> bool:
+        """Whether threads divide 64-bit integers each by itself: in a vectorised loop that is done lane by lane behind as
+        many branches, and costs more than all else gains (what Numba computes ahead of a ``range``: 50 ns a thread, not 5).
+        """
+        return any(
+            i.opcode in ("div", "rem")
+            and not i.type.float
+            and i.type.size == 8
+            and not self.plan.uniform.issuperset(writes(i))
+            for name in blocks
+            for i in self.plan.graph[name].instructions
+        )
 
     def _resume(self, point: Point) -> None:
         """Compute again or load what the thread needs, and take the result it waited for."""

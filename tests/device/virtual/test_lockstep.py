@@ -271,3 +271,17 @@ def test_a_row_that_keeps_step_is_checked_as_a_whole(kernel):
     text = code.ir[code.ir.index(f'define void @"{code.regions[state]}"') :]
     loop = text[text.index("threads.fast:") : text.index("br i1", text.index("threads.fast:"))]
     assert "load float" in loop and "ptx_badaddr" not in loop
+
+
+def divided(x, out):
+    out[cuda.grid(1)] = x[cuda.grid(1)] // x.size
+
+
+@pytest.mark.parametrize(("dtype", "vectorized"), [(np.int64, False), (np.float64, True)])
+def test_loops_that_divide_wide_integers_are_left_scalar(gpu, dtype, vectorized):
+    x = RANDOM.integers(-(2**40), 2**40, 256).astype(dtype)
+    out = np.zeros_like(x)
+    gpu.run(divided, 2, 128, x, out)
+    np.testing.assert_array_equal(out, x // x.size)
+    module = compile_module(compile_kernel(divided, (numba_type(x), numba_type(x))))
+    assert ("llvm.loop.vectorize.enable" not in module.kernel(module.kernels[0]).ir) == vectorized
