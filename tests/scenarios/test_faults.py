@@ -52,6 +52,15 @@ SHARED = ".shared .align 16 .b8 tile[256];\n.extern .shared .align 16 .b8 dynami
 THREE = ".visible .func (.param .b32 out) three(.param .b32 x) { st.param.b32 [out], 3; ret; }\n"
 VICTIM = ".visible .func (.param .b64 out) other(.param .b64 x) { ret; }\n"
 
+THROUGH = """{}
+  {{
+    .param .b32 x; st.param.b32 [x], %r1;
+    .param .b32 y;
+    KIND: .callprototype (.param .b32 _) _ (.param .b32 _);
+    call (y), %b, (x), KIND;
+    ld.param.b32 %r2, [y];
+  }}
+  st.global.u32 [%a], %r2;"""
 ILLEGAL, MISALIGNED = "CUDA_ERROR_ILLEGAL_ADDRESS", "CUDA_ERROR_MISALIGNED_ADDRESS"
 FAILED, TIMEOUT = "CUDA_ERROR_LAUNCH_FAILED", "CUDA_ERROR_LAUNCH_TIMEOUT"
 
@@ -94,6 +103,16 @@ FAULTS = {
         "CUDA_ERROR_HARDWARE_STACK_ERROR",
         entry("{ .param .b64 p; st.param.b64 [p], %a; call.uni again, (p); }", outside=CALLS),
     ),
+    "a call of nothing": ("CUDA_ERROR_INVALID_PC", entry(THROUGH.format("mov.u64 %b, 0;"), outside=THREE + VICTIM)),
+    "a call of data": ("CUDA_ERROR_INVALID_PC", entry(THROUGH.format("mov.u64 %b, %a;"), outside=THREE + VICTIM)),
+    "a call into a function": (
+        "CUDA_ERROR_INVALID_PC",
+        entry(THROUGH.format("mov.u64 %b, three; add.u64 %b, %b, 4;"), outside=THREE + VICTIM),
+    ),
+    "a call of another kind of function": (
+        "CUDA_ERROR_INVALID_PC",
+        entry(THROUGH.format("mov.u64 %b, other;"), outside=THREE + VICTIM),
+    ),
     "a loop": (TIMEOUT, entry("AGAIN: bra AGAIN;")),
     "a loop of brx": (TIMEOUT, entry("JUMPS: .branchtargets AGAIN, BACK; BACK: AGAIN: brx.idx %r1, JUMPS;")),
     "a loop at a barrier": (TIMEOUT, entry("AGAIN: bar.sync 0; bra AGAIN;")),
@@ -103,6 +122,14 @@ FAULTS = {
     ),
     **{f"misaligned {name}": (MISALIGNED, text) for name, text in MISALIGNED_ACCESSES.items()},
 }  # fmt: skip
+
+
+def test_a_call_through_a_pointer_works_where_it_fits(appliance):
+    text = entry(THROUGH.format("mov.u64 %b, three;"), outside=THREE + VICTIM)
+    with bitfusion.connect(appliance.address, memory="4MiB", deadline=60) as client:
+        array = client.to_device(np.zeros(SIZE, np.uint8))
+        client.load_module(text).function("kernel").launch(2, 32, struct.pack("<Q", array.address))
+        assert array.copy_to_host()[0] == 3
 
 
 @pytest.fixture(scope="module")

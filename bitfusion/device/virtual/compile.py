@@ -7,12 +7,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
-from bitfusion.device.virtual.device_function import DeviceFunction
+from bitfusion.device.virtual.device_function import DeviceFunction, signature_of
 from bitfusion.device.virtual.effects import symbols_in
 from bitfusion.device.virtual.emitter import Unit
 from bitfusion.device.virtual.flow import reach
 from bitfusion.device.virtual.inline import call_graph, suspending_functions
 from bitfusion.device.virtual.layout import (
+    FUNCTION_SIZE,
     THREADS_MAX,
     CompileOptions,
     FunctionTable,
@@ -103,6 +104,7 @@ class PTXModule:
         for region in regions:
             region.emit_region()
         self._emit_functions(unit)
+        self._check_entries(name, plan, options)
         return KernelCode(
             name=name,
             ir=unit.text(),
@@ -123,14 +125,39 @@ class PTXModule:
         )
 
     def function_table(self, options: CompileOptions | None = None) -> FunctionTable | None:
-        """The device functions whose addresses stand in initialisers, or None if there are none."""
-        names = {relocation.symbol: None for relocation in self.relocations if relocation.function}
-        if not names:
+        """The device functions whose address is taken, or None if there are none."""
+        if not self._entries:
             return None
-        unit = self._unit(options or CompileOptions(), self._all_shared())
-        unit.called.update(names)
+        options = options or CompileOptions()
+        try:
+            unit = self._emit_entries(list(self._entries), options)
+            good = set(self._entries)
+        except (UnsupportedError, InvalidValueError):
+            good = {name for name in self._entries if self._entry_error(name, options) is None}
+            unit = self._emit_entries(list(good), options)
+        functions = (self._module.functions[name] for name in self._entries)
+        entries = ((f"d.{f.name}" if f.name in good else "", signature_of(f)) for f in functions)
+        return FunctionTable(unit.text(), tuple(entries))
+
+    def _emit_entries(self, names: list[str], options: CompileOptions) -> Unit:
+        unit = self._unit(options, self._all_shared())
+        unit.called.update(dict.fromkeys(names))
         self._emit_functions(unit, exported=set(names))
-        return FunctionTable(unit.text(), {name: f"d.{name}" for name in names})
+        return unit
+
+    def _entry_error(self, name: str, options: CompileOptions) -> Exception | None:
+        """What keeps a device function from being called through a pointer."""
+        try:
+            self._emit_entries([name], options)
+        except (UnsupportedError, InvalidValueError) as error:
+            return error
+        return None
+
+    @cached_property
+    def _entries(self) -> Mapping[str, int]:
+        """Device functions whose address is taken, with their addresses. InvalidValueError for one without a body."""
+        taken = [name for name in self._module.functions if name in self._taken]
+        return {name: FUNCTION_SIZE * index for index, name in enumerate(taken, 1)}
 
     # units
     def _unit(self, options: CompileOptions, shared: Iterable[Declaration]) -> Unit:
@@ -143,6 +170,7 @@ class PTXModule:
             shared_size=-(-size // self._dynamic_alignment) * self._dynamic_alignment,
             metadata=Metadata(self.variables_size),
             bounded=self._bounded,
+            entry_address=self._entries.__getitem__,
         )
 
     def _emit_functions(self, unit: Unit, exported: frozenset[str] | set[str] = frozenset()) -> None:
@@ -155,6 +183,13 @@ class PTXModule:
                 if function.body is None:
                     raise UnsupportedError(f"device function {name} has no body", feature=name)
                 DeviceFunction(unit, function).emit_function(internal=name not in exported)
+
+    def _check_entries(self, kernel: str, plan: Plan, options: CompileOptions) -> None:
+        """Raises what keeps a function from being called whose address the kernel takes."""
+        for function in (plan.function, *self._callees(kernel)):
+            for name in _names_in(function):
+                if name in self._entries and (error := self._entry_error(name, options)) is not None:
+                    raise error
 
     @cached_property
     def _bounded(self) -> frozenset[str]:
@@ -224,7 +259,8 @@ class PTXModule:
             if not function and value.name not in self._offsets:
                 raise InvalidValueError(f"variable {variable.name} is initialised with the unknown name {value.name}")
             offset = self._offsets[variable.name] + index * variable.type.size
-            yield Relocation(offset, variable.type.size, value.name, value.offset, function, value.shift)
+            addend = self._entries[value.name] if function else value.offset
+            yield Relocation(offset, variable.type.size, value.name, addend, function, value.shift)
 
 
 def _widely_aligned(variable: Declaration) -> Declaration:

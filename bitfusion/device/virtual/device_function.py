@@ -17,7 +17,7 @@ from bitfusion.device.virtual.body import Body
 from bitfusion.device.virtual.builder import Value
 from bitfusion.device.virtual.emitter import BLOCK_POINTER, LAUNCH_POINTER, Emitter, Thread, Unit, function_name
 from bitfusion.device.virtual.flow import Block, Suspend, build_graph
-from bitfusion.device.virtual.layout import BLOCK, LAUNCH, THREADS_MAX
+from bitfusion.device.virtual.layout import BLOCK, LAUNCH, THREADS_MAX, signature
 from bitfusion.device.virtual.liveness import Liveness
 from bitfusion.device.virtual.metadata import FUNCTION_ATTRIBUTES, NEVER
 from bitfusion.device.virtual.plan import lay_out
@@ -30,6 +30,11 @@ FRAME_ALIGNMENT = 16
 
 INDEX = f"i32 range(i32 0, {THREADS_MAX})"
 """A thread's index: the range lets LLVM see that addresses do not wrap around."""
+
+
+def signature_of(function: Function) -> int:
+    """What a call through a pointer must fit."""
+    return signature((item.size for item in function.results), (item.size for item in function.parameters))
 
 
 class DeviceFunction(Emitter):

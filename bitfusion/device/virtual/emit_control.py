@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bitfusion.device.virtual.builder import Value, constant
-from bitfusion.device.virtual.datatypes import B32
+from bitfusion.device.virtual.datatypes import B32, BITS_OF_LLVM
 from bitfusion.device.virtual.emitter import BLOCK_POINTER, Emitter, function_name
-from bitfusion.device.virtual.layout import BLOCK
+from bitfusion.device.virtual.layout import BLOCK, FUNCTION_SIZE, signature
+from bitfusion.device.virtual.metadata import ALWAYS
 from bitfusion.device.virtual.syntax import Address, Call, Immediate, Instruction, Operand, Register, Symbol
 from bitfusion.device.virtual.table import Table, unsupported
 
@@ -57,19 +58,71 @@ def call(e: Emitter, i: Instruction) -> None:
         if (len(i.call.results), len(i.call.arguments)) != (len(function.results), len(function.parameters)):
             raise e.invalid(f"the call does not fit {target.name}")
         e.unit.called[target.name] = None
-        pointer = f"@{function_name(target.name)}"
+        formals = (*function.results, *function.parameters)
+        for operand, formal in zip((*i.call.results, *i.call.arguments), formals, strict=True):
+            if _size(e, operand, _ROOM) < formal.size:
+                raise e.invalid(f"{target.name} takes {formal.size} bytes as {formal.name}")
+        _call(e, i.call, f"@{function_name(target.name)}")
     elif isinstance(target, Register):
-        pointer = e.cast("inttoptr", e.registers.get(target.name, "i64"), "ptr").name
+        _call_through(e, i.call, e.registers.get(target.name, "i64"))
     else:
         raise e.invalid("calls neither a function nor a register")
-    _call(e, i.call, pointer)
+
+
+_ROOM = 16
+"""Bytes that a parameter in a register has (_parameter_memory)."""
+
+
+def _size(e: Emitter, operand: Operand, in_register: int = 0) -> int:
+    """Bytes of an operand of a call; of a register's memory ``in_register``, or of the register itself."""
+    match operand:
+        case Symbol(name):
+            declaration = e.function.variables.get(name) or e.parameters.get(name)
+            return 0 if declaration is None else declaration.size
+        case Register(name):
+            return in_register or BITS_OF_LLVM[e.registers.storage(name)] // 8
+    return 8
 
 
 def _call(e: Emitter, call: Call, function: str) -> None:
     memory = [_parameter_memory(e, operand) for operand in (*call.results, *call.arguments)]
+    _emit_call(e, function, memory)
+    _take_results(e, call, memory)
+
+
+def _call_through(e: Emitter, call: Call, address: Value) -> None:
+    """Only what is in the table of the launch is called, and only where the sizes of results and parameters agree."""
+    if any(isinstance(item, Immediate) for item in call.arguments):
+        raise e.invalid("the size of a constant is not known; put it into a register")
+    e.unit.stack_used = True
+    memory = [_parameter_memory(e, operand) for operand in (*call.results, *call.arguments)]
+    for result, pointer in zip(call.results, memory, strict=False):
+        e.store(constant(f"i{8 * min(_size(e, result), 8)}", 0), pointer)
+    expected = signature((_size(e, item) for item in call.results), (_size(e, item) for item in call.arguments))
+    distance = e.op("sub", address, FUNCTION_SIZE)
+    known = e.icmp("ult", e.op("lshr", distance, 4), e.launch_field("FUNCTION_COUNT", "i64"))
+    known = e.op("and", known, e.icmp("eq", e.op("and", distance, FUNCTION_SIZE - 1), 0))
+    look, fits, bad, done = (e.new_label(stem) for stem in ("look", "fits", "bad", "done"))
+    e.branch(known, look, bad, ALWAYS)
+    e.label(look)
+    entry = e.offset(e.launch_field("FUNCTIONS", "ptr"), distance)
+    e.branch(e.icmp("eq", e.load("i64", e.offset(entry, 8)), constant("i64", expected)), fits, bad, ALWAYS)
+    e.label(bad)
+    e.fault("INVALID_PC", address)
+    e.jump(done)
+    e.label(fits)
+    _emit_call(e, e.load("ptr", entry).name, memory)
+    e.jump(done)
+    e.label(done)
+    _take_results(e, call, memory)
+
+
+def _emit_call(e: Emitter, function: str, memory: list[Value]) -> None:
     thread = (e.thread.x, e.thread.y, e.thread.z, e.thread.linear)
-    operands = ", ".join(map(str, (BLOCK_POINTER, *thread, *memory)))
-    e.emit(f"call void {function}({operands})")
+    e.emit(f"call void {function}({', '.join(map(str, (BLOCK_POINTER, *thread, *memory)))})")
+
+
+def _take_results(e: Emitter, call: Call, memory: list[Value]) -> None:
     for result, pointer in zip(call.results, memory, strict=False):
         if isinstance(result, Register):
             e.write(result, e.load(e.registers.storage(result.name), pointer))
@@ -106,7 +159,10 @@ def _call_system(e: Emitter, i: Instruction, name: str, call: Call) -> None:
 
 
 def _argument(e: Emitter, call: Call, index: int, type_: str = "i64") -> Value:
-    return e.zext(e.load(type_, _parameter_memory(e, call.arguments[index])), "i64")
+    operand = call.arguments[index]
+    if _size(e, operand, _ROOM) < BITS_OF_LLVM[type_] // 8:
+        raise e.invalid(f"argument {index + 1} has {BITS_OF_LLVM[type_] // 8} bytes")
+    return e.zext(e.load(type_, _parameter_memory(e, operand)), "i64")
 
 
 def _return(e: Emitter, call: Call, value: Value) -> None:

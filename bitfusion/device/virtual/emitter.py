@@ -84,8 +84,10 @@ class Unit:
     """Whether a device function needs the stack in the block's local area."""
     contended: bool = False
     """Whether something updates global memory with a lock prefix."""
+    entry_address: Callable[[str], int] = field(kw_only=True)
+    """The address of a device function; the error that keeps it from having one."""
     called: dict[str, None] = field(default_factory=dict)
-    """Device functions that are called or whose address is taken."""
+    """Device functions that are called."""
 
     def declare(self, declaration: str) -> None:
         self.declarations.setdefault(declaration[declaration.index("@") : declaration.index("(")], declaration)
@@ -214,8 +216,7 @@ class Emitter(Builder, ABC):
         """The address of a variable or function in its own state space, as i64."""
         name = symbol.name
         if name in self.unit.module.functions and name not in self.function.variables:
-            self.unit.called[name] = None
-            return self.cast("ptrtoint", Value("ptr", f"@{function_name(name)}"), "i64")
+            return constant("i64", self.unit.entry_address(name))
         variable = self.variable(name)
         if variable is None:
             parameter = self.parameter_pointer(name)

@@ -32,6 +32,10 @@ _NAMES: Final[Mapping[int, tuple[str, str]]] = {
     ),
     FAULT["ASSERT"]: ("CUDA_ERROR_ASSERT", "failed an assertion"),
     FAULT["LAUNCH_FAILED"]: ("CUDA_ERROR_LAUNCH_FAILED", "executed trap"),
+    FAULT["INVALID_PC"]: (
+        "CUDA_ERROR_INVALID_PC",
+        "called {address:#x}, where no function of this kind begins",
+    ),
     FAULT["ILLEGAL_INSTRUCTION"]: ("CUDA_ERROR_ILLEGAL_INSTRUCTION", "executed an illegal instruction"),
 }
 """Faults of one thread: CUDA's name (CUresult in cuda.h) and what the thread did."""
@@ -44,7 +48,7 @@ _GRID_NAMES: Final[Mapping[int, tuple[str, str]]] = {
 """Faults of the grid as a whole; 0 with ABORT set is ``Device.abort``."""
 
 _ADDRESSED: Final = tuple(
-    FAULT[name] for name in ("ILLEGAL_ADDRESS", "MISALIGNED_ADDRESS", "SHARED_ADDRESS", "LOCAL_ADDRESS")
+    FAULT[name] for name in ("ILLEGAL_ADDRESS", "MISALIGNED_ADDRESS", "SHARED_ADDRESS", "LOCAL_ADDRESS", "INVALID_PC")
 )
 
 

@@ -111,6 +111,8 @@ class Launcher:
         record.variables = function.variables_address
         record.regions = function.regions_address
         record.suspensions = function.suspensions_address
+        record.functions = function.entries_address
+        record.function_count = len(function.entries) // 2
         record.suspension_count = len(code.regions) - 1
         record.shared_size = code.shared_size + shared_size
         record.dynamic_size = shared_size

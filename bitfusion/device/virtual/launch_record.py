@@ -60,3 +60,5 @@ class LaunchRecord(ctypes.Structure):
     frame_distance: int
     local_distance: int
     shared_distance: int
+    functions: int
+    function_count: int

@@ -27,8 +27,9 @@ FunctionTable | None``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final
 
 THREADS_MAX: Final = 1024
@@ -78,6 +79,8 @@ LAUNCH: Final[Mapping[str, int]] = {
     "FRAME_DISTANCE": 256,  # i64: from a resident block's record to its FRAME, LOCAL and SHARED
     "LOCAL_DISTANCE": 264,
     "SHARED_DISTANCE": 272,
+    "FUNCTIONS": 280,  # ptr to (i64 code, i64 signature): the device functions that may be called through a pointer
+    "FUNCTION_COUNT": 288,  # i64
     "SIZE": 320,
 }
 """Offsets in the launch record (bytes). Written by the host before the launch, except NEXT, ABORT and FAULT*."""
@@ -149,6 +152,7 @@ FAULT: Final[Mapping[str, int]] = {
     "LAUNCH_TIMEOUT": 702,
     "ASSERT": 710,
     "ILLEGAL_INSTRUCTION": 715,
+    "INVALID_PC": 718,
     "MISALIGNED_ADDRESS": 716,
     "LAUNCH_FAILED": 719,
     "HARDWARE_STACK_ERROR": 714,
@@ -230,8 +234,7 @@ class Variable:
 class Relocation:
     """An address inside the initial bytes of the module's variables: ``size`` bytes at ``offset``.
 
-    ``symbol`` names a variable (address + ``addend``) or, where ``function`` is set, a device function of
-    ``FunctionTable``.
+    ``symbol`` names a variable (address + ``addend``) or, where ``function`` is set, a device function, whose address ``addend`` is.
     """
 
     offset: int
@@ -289,10 +292,23 @@ class KernelCode:
 
 @dataclass(frozen=True, slots=True)
 class FunctionTable:
-    """Device functions whose addresses stand in initialisers of variables; compiled once for a module.
+    """Device functions whose address is taken; compiled once for a module.
 
-    ``functions`` maps the PTX name to the LLVM function.
+    ``entries``: (LLVM function, ``signature``) of each, at the index its address stands for; no function for one that cannot be
+    compiled, which is an error of the kernels that mention it.
     """
 
     ir: str
-    functions: Mapping[str, str]
+    entries: tuple[tuple[str, int], ...]
+
+
+FUNCTION_SIZE: Final = 16
+"""Addresses of device functions are multiples of it: FUNCTION_SIZE for entry 0 of ``LAUNCH["FUNCTIONS"]``, twice that for entry 1, and
+so on. No address a kernel makes up is ever jumped to.
+"""
+
+
+def signature(results: Iterable[int], arguments: Iterable[int]) -> int:
+    """A number for the sizes of a function's results and parameters, never 0: a call through a pointer must fit."""
+    text = f"{list(results)} {list(arguments)}".encode()
+    return int.from_bytes(blake2b(text, digest_size=7).digest(), "little") + 1

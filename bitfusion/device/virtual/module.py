@@ -37,7 +37,9 @@ class VirtualFunction:
     variables_address: int
     loaded: Code
     table: Code | None
-    """The device functions that the module's variables point to."""
+    entries: ctypes.Array[ctypes.c_int64]
+    """The device functions that may be called through a pointer: (code, signature) of each, in a row."""
+    entries_address: int
     text: str
     """The PTX, for messages."""
 
@@ -54,17 +56,16 @@ class VirtualModule:
         for offset, data in image.initial_values:
             ctypes.memmove(self._variables.address + offset, data, len(data))
         self._table = Code(image.function_object) if image.function_object else None
+        self._entries = _entries(image.entries, self._table)
         self._relocate()
 
     def _relocate(self) -> None:
         """Write the addresses that initial values contain."""
         image, start = self._program.image, self._variables.address
         for item in image.relocations:
-            if item.function:
-                assert self._table is not None
-                address = self._table.address(image.functions[item.symbol])
-            else:
-                address = start + image.variables[item.symbol].offset + item.addend
+            address = item.addend
+            if not item.function:
+                address += start + image.variables[item.symbol].offset
             ctypes.memmove(start + item.offset, (address >> item.shift).to_bytes(8, "little"), item.size)
 
     def function(self, name: str, label: str | None = None) -> VirtualFunction:
@@ -96,8 +97,19 @@ class VirtualModule:
             variables_address=self._variables.address,
             loaded=loaded,
             table=self._table,
+            entries=self._entries,
+            entries_address=ctypes.addressof(self._entries),
             text=self._program.text,
         )
+
+
+def _entries(entries: tuple[tuple[str, int], ...], table: Code | None) -> ctypes.Array[ctypes.c_int64]:
+    """What the launch record's FUNCTIONS points to; signature 0, which fits no call, where there is no code."""
+    numbers: list[int] = []
+    for symbol, signature in entries:
+        assert table is not None
+        numbers += (table.address(symbol), signature) if symbol else (0, 0)
+    return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
 def _info(code: KernelCode, label: str) -> FunctionInfo:

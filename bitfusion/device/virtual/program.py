@@ -33,8 +33,8 @@ class Image:
     variables_size: int
     initial_values: tuple[tuple[int, bytes], ...]
     relocations: tuple[Relocation, ...]
-    functions: Mapping[str, str]
-    """PTX name -> name in ``function_object``."""
+    entries: tuple[tuple[str, int], ...]
+    """Of its ``FunctionTable``."""
     function_object: bytes
 
 
@@ -98,7 +98,7 @@ class Program:
             variables_size=module.variables_size,
             initial_values=module.initial_values,
             relocations=module.relocations,
-            functions={} if table is None else table.functions,
+            entries=() if table is None else table.entries,
             function_object=b"" if table is None else compile_ir(table.ir),
         )
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numba import cuda, float32, int32
 
+from bitfusion.errors import InvalidValueError, UnsupportedError
 from tests.device.virtual.gpu import HEADER
 
 RANDOM = np.random.default_rng(17)
@@ -286,3 +287,61 @@ def test_scalar_arguments(gpu, values):
     gpu.run(scalars, 1, 1, *values, out)
     a, b, c, d = values
     np.testing.assert_array_equal(out, [a, b, c, d.real, d.imag])
+
+
+POINTED_AT = (
+    HEADER
+    + """
+.visible .func (.param .b32 out) waits(.param .b32 x) { bar.sync 0; st.param.b32 [out], 3; ret; }
+.visible .func (.param .b32 out) plain(.param .b32 x) {
+  .reg .b32 %r1; ld.param.u32 %r1, [x]; add.u32 %r1, %r1, 1; st.param.b32 [out], %r1; ret;
+}
+.visible .entry good(.param .u64 out) {
+  .reg .b64 %rd<3>; .reg .b32 %r<3>;
+  ld.param.u64 %rd1, [out];
+  mov.u64 %rd2, plain;
+  mov.u32 %r1, 41;
+  KIND: .callprototype (.param .b32 _) _ (.param .b32 _);
+  call (%r2), %rd2, (%r1), KIND;
+  st.global.u32 [%rd1], %r2;
+  ret;
+}
+.visible .entry bad(.param .u64 out) {
+  .reg .b64 %rd<3>;
+  ld.param.u64 %rd1, [out];
+  mov.u64 %rd2, waits;
+  st.global.u64 [%rd1], %rd2;
+  ret;
+}
+"""
+)
+
+
+def test_a_function_that_cannot_be_called_through_a_pointer_is_an_error_of_who_mentions_it(gpu):
+    module, out = gpu.device.load(POINTED_AT.encode()), gpu.array(np.zeros(2, np.int32))
+    gpu.device.launch(gpu.stream, module.function("good"), (1, 1, 1), (1, 1, 1), 0, out.address.to_bytes(8, "little"))
+    assert out.host()[0] == 42
+    with pytest.raises(UnsupportedError, match="called through a pointer"):
+        module.function("bad")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (".param .b8 p; st.param.b8 [p], %h; call (r), plain, (p);", "plain takes 4 bytes as x"),
+        (".param .b8 r1; call (r1), plain, (q);", "plain takes 4 bytes as out"),
+        ("call (%r2), %rd2, (5), KIND;", "the size of a constant is not known"),
+        (".param .b8 p; st.param.b8 [p], %h; call (r), vprintf, (p, p);", "argument 1 has 8 bytes"),
+    ],
+)
+def test_calls_that_do_not_fit(gpu, call, words):
+    body = "\n".join([
+        ".reg .b64 %rd<3>; .reg .b32 %r<3>; .reg .b16 %h; mov.b16 %h, 1; mov.u64 %rd2, plain;",
+        "KIND: .callprototype (.param .b32 _) _ (.param .b32 _);",
+        ".param .b32 r; .param .b32 q; st.param.b32 [q], 1;",
+        call,
+    ])  # fmt: skip
+    text = POINTED_AT + ".extern .func (.param .b32 c) vprintf(.param .b64 f, .param .b64 a);\n"
+    text += f".visible .entry misfit() {{ {body} ret; }}"
+    with pytest.raises(InvalidValueError, match=words):
+        gpu.device.load(text.encode()).function("misfit")
