@@ -202,7 +202,7 @@ SHORT_NAMES = {"devicearray": "cudadrv.devicearray", "driver": "cudadrv.driver"}
 
 UNSUPPORTED = frozenset(
     [
-        *("literal_unroll", "nvvm", "simulator"),
+        *("nvvm", "simulator"),
         *("alias", "bfloat16", "deferred_type", "ffi", "ffi_forced_object", "optional", "prepare_shape_strides_dtype"),
         *("Dim3", "GridGroup", "dim3", "grid_group", "config_default_cc", "numba_cuda_default_ptx_cc"),
     ]
@@ -210,6 +210,7 @@ UNSUPPORTED = frozenset(
 """Names of numba.cuda that mean something and cannot be used here."""
 
 _NAMES: dict[str, Any] = {**_TYPES, **_device_names.functions(), **_device_names.namespaces()}
+_NAMES["literal_unroll"] = _device_names.DeviceName("numba.cuda.misc.special.literal_unroll")
 globals().update(_NAMES)
 _command_line.keep()
 _executed.watch()

@@ -156,6 +156,7 @@ ALIASES: Mapping[str, str] = {
     "numba.core.types": "numba.types",
     "numba.cuda.types": "numba.types",
     "numba.literal_unroll": "numba.cuda.misc.special.literal_unroll",
+    "numba.cuda.literal_unroll": "numba.cuda.misc.special.literal_unroll",
     "numba.misc.special": "numba.cuda.misc.special",
 }
 """Other names of the namespaces, as modules on the client call themselves."""

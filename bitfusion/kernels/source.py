@@ -369,14 +369,14 @@ def _member(value: object, place: str, name: str) -> object:
         raise _UnfitError(f"{place} has no attribute {name!r}") from None
 
 
-_paths: tuple[tuple[object, ...], dict[int, str]] = ((), {})
+_paths: tuple[tuple[tuple[object, ...], ...], dict[int, str]] = ((), {})
 """Objects of the allow-list by identity, and the modules they were taken from."""
 
 
 def _known_path(value: object) -> str | None:
     """The path of an object that is on the allow-list under some name: ``from math import sin as s``."""
     global _paths
-    holders = tuple(map(_holder, names.NAMESPACES))
+    holders = tuple(map(_holders, names.NAMESPACES))
     if _paths[0] != holders:
         _paths = (holders, dict(_scan(holders)))
     return _paths[1].get(id(value))
@@ -392,21 +392,29 @@ def _known_namespaces() -> dict[int, str]:
     return {id(holder): path for path in names.NAMESPACES if (holder := _holder(path)) is not None}
 
 
-def _scan(holders: tuple[object, ...]) -> Iterator[tuple[int, str]]:
-    for (place, words), holder in zip(names.NAMESPACES.items(), holders, strict=True):
-        for word in sorted(words or (vars(holder) if holder is not None else ())):
-            value = getattr(holder, word, None)
-            if value is not None and not isinstance(value, PLAIN_VALUES) and names.is_allowed(f"{place}.{word}"):
-                yield id(value), f"{place}.{word}"
+def _scan(holders: tuple[tuple[object, ...], ...]) -> Iterator[tuple[int, str]]:
+    for (place, words), found in zip(names.NAMESPACES.items(), holders, strict=True):
+        for holder in found:
+            for word in sorted(words or vars(holder)):
+                value = getattr(holder, word, None)
+                if value is not None and not isinstance(value, PLAIN_VALUES) and names.is_allowed(f"{place}.{word}"):
+                    yield id(value), f"{place}.{word}"
 
 
 def _holder(place: str) -> object | None:
     """The module or object that ``place`` names, here or in Numba, if it has been imported; nothing is imported for it."""
-    for name in (place, *(alias for alias, known in names.ALIASES.items() if known == place)):
-        if (module := sys.modules.get(name)) is not None:
-            return module
-    parent, _, name = place.rpartition(".")
-    return getattr(sys.modules.get(parent), name, None)
+    return next(iter(_holders(place)), None)
+
+
+def _holders(place: str) -> tuple[object, ...]:
+    """All that ``place`` names, by its own name and others: Numba and numba-cuda have some modules twice."""
+    called = (place, *(alias for alias, known in names.ALIASES.items() if known == place))
+    found = tuple(module for name in called if (module := sys.modules.get(name)) is not None)
+    if not found:
+        parent, _, name = place.rpartition(".")
+        inner = getattr(sys.modules.get(parent), name, None)
+        found = () if inner is None else (inner,)
+    return found
 
 
 def _advice(value: object) -> str:

@@ -27,9 +27,17 @@ def by_module(out):
         i += 1  # noqa: SIM113  # enumerate of what is unrolled is not typed
 
 
+@cuda.jit
+def by_our_module(out):
+    for array in cuda.literal_unroll(ARRAYS):
+        out[0] += array[0]
+
+
 def test_a_loop_over_arrays_is_unrolled(client):
     sums, firsts = np.zeros(3), np.zeros(3)
     by_name[1, 1](sums)
     by_module[1, 1](firsts)
     np.testing.assert_array_equal(sums, [3, 3, 15])
     np.testing.assert_array_equal(firsts, [1, 3, 4])
+    by_our_module[1, 1](sums)
+    assert sums[0] == 3 + 1 + 3 + 4
