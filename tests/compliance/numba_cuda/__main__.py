@@ -68,9 +68,12 @@ def _run(names: list[str], options: argparse.Namespace) -> dict[str, list[Outcom
     with _place(options) as place, _Progress(len(names)) as progress, ThreadPoolExecutor(options.jobs) as pool:
         order = sorted(names, key=modules.weight, reverse=True)
         running = {pool.submit(processes.run, name, place, seen=progress.seen): name for name in order}
-        for done in as_completed(running):
-            results[running[done]] = done.result()
-            progress.module(running[done], results[running[done]])
+        try:
+            for done in as_completed(running):
+                results[running[done]] = done.result()
+                progress.module(running[done], results[running[done]])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return results
 
 

@@ -81,8 +81,9 @@ class Harness:
             return ModuleSpec(name, Made(private.module))
         if name.startswith(TESTS + "."):
             return PathFinder.find_spec(name, path)
-        if name.startswith("numba.cuda.") and not is_offered(name):
-            return ModuleSpec(name, Made(twin if name in TWINS else private.module))
+        if name.startswith("numba.cuda."):
+            make = offered if is_offered(name) else twin if name in TWINS else private.module
+            return ModuleSpec(name, Made(make))
         return None
 
 
@@ -110,6 +111,25 @@ def numba_cuda(name: str) -> ModuleType:
     for attribute, value in more.items():
         if not hasattr(module, attribute):
             setattr(module, attribute, value)
+    return module
+
+
+def offered(name: str) -> ModuleType:
+    """Bitfusion's own module; what numba-cuda's has besides can be imported from it, and not used."""
+    from bitfusion.cuda import hooked
+
+    module = hooked.module(name)
+    own = vars(module).get("__getattr__")
+
+    def find(attribute: str) -> object:
+        if own is not None:
+            try:
+                return own(attribute)
+            except AttributeError:
+                pass
+        return private.name_of(name, attribute)
+
+    module.__getattr__ = find
     return module
 
 

@@ -45,15 +45,17 @@ def module(name: str) -> ModuleType:
     if name == "numba.cuda.memory_management.nrt":
         made.rtsys = NoLeaks()
 
-    def find(attribute: str) -> object:
-        if attribute.startswith("__"):
-            raise AttributeError(attribute)
-        if name in PUBLIC:
-            from bitfusion import cuda
-
-            if attribute in cuda.__all__:
-                return getattr(cuda, attribute)
-        return Private(f"{name}.{attribute}")
-
-    made.__getattr__ = find
+    made.__getattr__ = lambda attribute: name_of(name, attribute)
     return made
+
+
+def name_of(module: str, attribute: str) -> object:
+    """A name of a module: the public one, where ``numba.cuda`` has it, else one that cannot be used."""
+    if attribute.startswith("__"):
+        raise AttributeError(attribute)
+    if module in PUBLIC:
+        from bitfusion import cuda
+
+        if attribute in cuda.__all__:
+            return getattr(cuda, attribute)
+    return Private(f"{module}.{attribute}")
