@@ -28,6 +28,9 @@ _MADV_HUGEPAGE: Final = 14
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
 
+_BLOCK_SIZE: Final = 512
+"""Of ``st_blocks``, whatever the file system (stat(2))."""
+
 _STEP: Final = 1 << 40
 _STEP_COUNT: Final = 64
 """Where a range is looked for: a terabyte apart, and below the libraries and stacks of 47-bit address spaces."""
@@ -87,6 +90,11 @@ class SharedMapping:
         raise DeviceMemoryError(
             f"no {self.size} bytes of addresses are free above {wanted_address:#x}", requested=self.size
         )
+
+    @property
+    def touched(self) -> int:
+        """Bytes that are memory by now."""
+        return os.fstat(self._descriptor).st_blocks * _BLOCK_SIZE
 
     def open_range(self, address: int, size: int) -> None:
         """Make whole pages readable and writable; they read as zeros. DeviceMemoryError if the kernel refuses."""

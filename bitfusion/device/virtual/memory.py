@@ -16,8 +16,10 @@ from typing import Final, cast
 
 from bitfusion.device.virtual.layout import GRANULE
 from bitfusion.device.virtual.mapping import Mapping, SharedMapping
+from bitfusion.device.virtual.room import room
 from bitfusion.errors import DeviceMemoryError
 from bitfusion.limits import KIB, MEMORY_CHUNK_SIZE, MIB
+from bitfusion.types import format_size
 
 BASE: Final = 0x2000_0000_0000
 """Where the range begins if the addresses are free: above the heap, below libraries and stacks, and easy to tell in a
@@ -26,6 +28,9 @@ message.
 
 SYSTEM_SIZE: Final = 256 * MIB
 """The system area: CUDA gives device ``malloc`` 8 MiB and constants 64 KiB; the rest is for large __device__ arrays."""
+
+ROOM_CHECK_SIZE: Final = 64 * MIB
+"""Bytes after which the machine is asked what it has left: that takes as long as to clear some pages."""
 
 STRING_SIZE_MAX: Final = 4 * KIB
 """Bytes of a text a kernel passes to printf or assert."""
@@ -134,16 +139,36 @@ class DeviceMemory:
         self._shadow = Mapping((self.total_size // GRANULE + 1) * _SHADOW_ENTRY)
         self.shadow = self._shadow.address
         self._mapping.open_range(self.base + size, SYSTEM_SIZE)
+        self._opened = 0
+        self._unchecked = 0
         self.system = SystemArea(self.base + size, SYSTEM_SIZE, self.mark)
 
     def open_chunks(self, address: int, size: int) -> None:
-        """Back whole chunks with memory that reads as zeros."""
+        """Back whole chunks with memory that reads as zeros. DeviceMemoryError if the machine has no room for them."""
         assert address % MEMORY_CHUNK_SIZE == size % MEMORY_CHUNK_SIZE == 0
+        self._unchecked += size
+        if self._unchecked >= ROOM_CHECK_SIZE:
+            self._check_room(size)
+            self._unchecked = 0
         self._mapping.open_range(address, size)
+        self._opened += size
+
+    def _check_room(self, size: int) -> None:
+        """The system gives memory page by page, and kills for the one it does not have: ask before, for all that is still to be touched."""
+        left = room()
+        promised = max(self._opened - self._mapping.touched, 0)
+        if left is not None and size + promised > left:
+            self._unchecked -= size
+            raise DeviceMemoryError(
+                f"the appliance's machine has {format_size(left)} of memory left, {format_size(promised)} of them promised to this session;"
+                f" {format_size(size)} more do not fit",
+                requested=size,
+            )
 
     def close_chunks(self, address: int, size: int) -> None:
         """Give whole chunks back."""
         self._mapping.close_range(address, size)
+        self._opened -= size
 
     def mark(self, address: int, size: int, valid: bool) -> None:
         """Note that exactly these bytes may be accessed, or none of them."""

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from numba import cuda
 
+from bitfusion.device.discovery import machine_memory
 from bitfusion.device.virtual.device import VirtualDevice
-from bitfusion.device.virtual.memory import SystemArea
+from bitfusion.device.virtual.memory import DeviceMemory, SystemArea
+from bitfusion.device.virtual.room import room
 from bitfusion.errors import DeviceMemoryError, InvalidHandleError
 from bitfusion.kernels.packing import Packer
 from bitfusion.kernels.typeof import typeof
@@ -218,3 +220,26 @@ def test_the_system_area_joins_what_comes_back():
         area.release(address)
     assert not any(marks.values())
     assert area.allocate(10 * 256) == 4096
+
+
+def test_memory_that_the_machine_does_not_have_is_refused_before_anybody_touches_it():
+    """The system would give it page by page, and kill for the page it has not."""
+    size = 2 * machine_memory() // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
+    memory = DeviceMemory(size)
+    try:
+        with pytest.raises(DeviceMemoryError, match="of memory left") as caught:
+            memory.open_chunks(memory.base, size)
+        assert caught.value.requested == size
+        part = 64 * MIB
+        memory.open_chunks(memory.base, part)
+        with pytest.raises(DeviceMemoryError, match="64 MiB of them promised to this session"):
+            memory.open_chunks(memory.base + part, size - part)
+        memory.open_chunks(memory.base + part, part)
+        memory.close_chunks(memory.base, 2 * part)
+    finally:
+        memory.close()
+
+
+def test_how_much_is_left():
+    left = room()
+    assert left is not None and 0 < left <= machine_memory()
