@@ -80,7 +80,7 @@ class Layout:
             tuple(range(count))[::-1] if axes is None else tuple(axis + count if axis < 0 else axis for axis in axes)
         )
         if sorted(order) != list(range(count)):
-            raise ValueError(f"invalid axes list {axes!r} for an array with {count} dimensions")
+            raise ValueError(f"invalid axes list {axes!r}")
         return Layout(
             self.offset,
             tuple(self.shape[axis] for axis in order),

@@ -15,6 +15,7 @@ import numpy as np
 from bitfusion.client.array import DeviceArray
 from bitfusion.client.client import Client
 from bitfusion.client.core import check_memory, check_session
+from bitfusion.cuda.compiler import compile
 from bitfusion.cuda.current import current
 from bitfusion.cuda.declared import signature as as_signature
 from bitfusion.cuda.decorators import jit
@@ -23,7 +24,7 @@ from bitfusion.cuda.loops import Loops, Operand
 from bitfusion.cuda.memory import as_cuda_array, is_cuda_array
 from bitfusion.cuda.reduction import Reduce
 from bitfusion.errors import KernelTypeError
-from bitfusion.kernels.types import Scalar, Signature, Type
+from bitfusion.kernels.types import Scalar, Signature, Type, none
 
 THREADS_MAX = 2**30
 """``max_blocksize`` before a program sets it: no limit of its own."""
@@ -35,8 +36,8 @@ SCALARS = (bool, int, float, complex, np.generic)
 def vectorize(ftylist_or_function: Any = (), target: str = "cuda", **options: Any) -> Any:
     """Make a ufunc of a function of numbers: ``@vectorize(["float32(float32, float32)", ...])``.
 
-    A signature says what it returns. Only the target ``cuda`` is here. KeyError for options that it does not have, TypeError,
-    ValueError.
+    Nothing is compiled before it is used, if the signatures say what it returns. Only the target ``cuda`` is here. KeyError for options
+    that it does not have, TypeError, ValueError, KernelError.
     """
     check_target(target)
 
@@ -88,8 +89,11 @@ class CUDAVectorize:
         self._signatures: list[Signature] = []
 
     def add(self, sig: Any) -> None:
-        """One more signature of numbers."""
-        self._signatures.append(_of_numbers(as_signature(sig)))
+        """One more signature of numbers. Without a result the compiler says what the function returns, which needs the session."""
+        declared = as_signature(sig)
+        if declared.return_type is none:
+            declared = Signature(compile(self.py_func, declared.args)[1], *declared.args)
+        self._signatures.append(_of_numbers(declared))
 
     def disable_compile(self) -> None:
         """All signatures are known; nothing is compiled before it is used anyway."""

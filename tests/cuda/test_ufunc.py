@@ -176,6 +176,10 @@ def test_reduce(size, place, client):
     assert result == values.sum(dtype=np.int32) and result.dtype == np.int32
 
 
+def returns_nothing(x):
+    return
+
+
 @pytest.mark.parametrize(
     ("wrong", "error", "match"),
     [
@@ -188,7 +192,7 @@ def test_reduce(size, place, client):
         (lambda: add.reduce(B[:0]), TypeError, "empty"),
         (lambda: cuda.vectorize([], target="cpu"), ValueError, "Unsupported target"),
         (lambda: cuda.vectorize(["float32[:](float32[:])"])(abs), KernelTypeError, "takes and returns numbers"),
-        (lambda: cuda.vectorize(["(float32, float32)"])(abs), KernelTypeError, "takes and returns numbers"),
+        (lambda: cuda.vectorize(["(float32,)"])(returns_nothing), KernelTypeError, "takes and returns numbers.*none"),
         (lambda: cuda.vectorize(add.py_func)(add.py_func), KernelTypeError, "needs its signatures"),
         (lambda: cuda.vectorize([])(add.py_func)(B, B), TypeError, "There are: none"),
         (lambda: cuda.vectorize(SIGNATURES, speed=9)(add.py_func), KeyError, "does not support option: 'speed'"),
@@ -198,6 +202,15 @@ def test_reduce(size, place, client):
 def test_what_cannot_be(wrong, error, match):
     with pytest.raises(error, match=match):
         wrong()
+
+
+def test_results_that_the_compiler_says():
+    @cuda.vectorize(["(int32, int32)", (cuda.float32, cuda.float32)])
+    def quotient(a, b):
+        return a / b
+
+    assert [str(signature.return_type) for signature in quotient.types] == ["float64", "float32"]
+    assert quotient(np.int32(1), np.arange(1, 3, dtype=np.int32)).tolist() == [1, 0.5]
 
 
 def test_a_function_of_other_results_cannot_reduce():
