@@ -47,19 +47,23 @@ def main() -> int:
         for outcome in every
         if outcome.verdict in BAD and skipped.listed(outcome, entries) is None
     }
-    print(
-        "\n".join(f"not on the list: {test}: {reason}" for test, reason in unlisted.items())
-        or "nothing fails that is not on the list"
-    )
-    untrue = (
-        [said for name in names for said in skipped.untrue(name, results[name], entries)]
-        if _is_default(options)
-        else []
-    )
-    print("\n".join(untrue))
+    untrue = _untrue(results, entries) if _is_default(options) else {}
+    for name, why in (*unlisted.items(), *untrue.items()):
+        print(f"{'not on the list' if name in unlisted else 'must leave the list'}: {name}: {why}")
+    if options.shrink:
+        skipped.shrink(untrue)
+        print(f"{len(untrue)} entries taken off the list; it has {len(skipped.read())}")
     if options.json:
         _write(options.json, every, unlisted)
-    return 1 if unlisted or untrue else 0
+    return 1 if unlisted or (untrue and not options.shrink) else 0
+
+
+def _untrue(results: dict[str, list[Outcome]], entries: list[skipped.Entry]) -> dict[str, str]:
+    return {
+        name: why
+        for module, outcomes in results.items()
+        for name, why in skipped.untrue(module, outcomes, entries).items()
+    }
 
 
 def _run(names: list[str], options: argparse.Namespace) -> dict[str, list[Outcome]]:
@@ -96,6 +100,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes at a time")
     parser.add_argument("-v", "--verbose", action="store_true", help="with the tracebacks")
     parser.add_argument("--listed", action="store_true", help="also what fails as skipped.toml says")
+    parser.add_argument("--shrink", action="store_true", help="take what does not fail any more off skipped.toml")
     parser.add_argument("--list", action="store_true", help="only name the modules")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome")
     parser.add_argument("--devices", default=DEVICES, metavar="SPEC", help=f"of the appliance (default: {DEVICES})")

@@ -1,7 +1,7 @@
 """The list of numba-cuda's tests that do not pass here, and why (skipped.toml). It can only shrink.
 
-An entry is a test, a module (it cannot be loaded), or a class with ``.*`` (none of its tests passes). Listed tests are run like all
-others, so that an entry whose test passes is found and must go.
+An entry is a test, or a module that cannot be loaded. Listed tests are run like all others, so that an entry whose test passes is found
+and must go.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.compliance.numba_cuda.outcome import BAD, Outcome, Verdict
+from tests.compliance.numba_cuda.outcome import BAD, Outcome
 
 FILE = Path(__file__).with_name("skipped.toml")
 
@@ -26,9 +26,6 @@ class Entry:
     name: str
     kind: str
     reason: str
-
-    def covers(self, test: str) -> bool:
-        return test == self.name or (self.name.endswith(".*") and test.startswith(self.name[:-1]))
 
     def is_of(self, module: str) -> bool:
         return self.name == module or self.name.startswith(module + ".")
@@ -48,8 +45,8 @@ def read(path: Path = FILE) -> list[Entry]:
 
 
 def listed(outcome: Outcome, entries: Iterable[Entry]) -> Entry | None:
-    """The entry that covers a test."""
-    return next((entry for entry in entries if entry.covers(outcome.test)), None)
+    """The entry of a test."""
+    return next((entry for entry in entries if entry.name == outcome.test), None)
 
 
 def complaints(module: str, outcomes: list[Outcome], entries: list[Entry]) -> Iterator[str]:
@@ -57,21 +54,26 @@ def complaints(module: str, outcomes: list[Outcome], entries: list[Entry]) -> It
     for outcome in outcomes:
         if outcome.verdict in BAD and listed(outcome, entries) is None:
             yield f"{outcome.test}: {outcome.verdict}: {outcome.reason}\n{outcome.detail}"
-    yield from untrue(module, outcomes, entries)
+    for name, why in untrue(module, outcomes, entries).items():
+        yield f"{name} is on the list, and {why}: remove it"
 
 
-def untrue(module: str, outcomes: list[Outcome], entries: list[Entry]) -> Iterator[str]:
-    """Entries of a module that must go."""
+def untrue(module: str, outcomes: list[Outcome], entries: list[Entry]) -> dict[str, str]:
+    """The entries of a module that must go, and what has become of their tests."""
+    verdicts = {outcome.test: outcome.verdict for outcome in outcomes}
+    found: dict[str, str] = {}
     for entry in entries:
-        if not entry.is_of(module):
-            continue
-        met = [outcome for outcome in outcomes if entry.covers(outcome.test)]
-        good = [outcome.test for outcome in met if outcome.verdict not in BAD]
-        if not met:
-            yield f"{entry.name} is on the list, and there is no such test, or its module is loaded: remove it"
-        elif good:
-            yield f"{entry.name} is on the list, and {', '.join(good)} {_done(met)}: remove it from the list"
+        if entry.is_of(module):
+            verdict = verdicts.get(entry.name)
+            if verdict is None:
+                found[entry.name] = "there is no such test, or its module can be loaded"
+            elif verdict not in BAD:
+                found[entry.name] = f"it is {verdict}"
+    return found
 
 
-def _done(outcomes: list[Outcome]) -> str:
-    return "passes" if any(outcome.verdict is Verdict.PASSED for outcome in outcomes) else "skips itself"
+def shrink(names: Iterable[str], path: Path = FILE) -> None:
+    """Take entries off the list; the lines of the others stay as they are."""
+    gone = tuple(f'"{name}" =' for name in names)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(gone)) if gone else "".join(lines))
