@@ -1,7 +1,8 @@
 """Values a kernel closes over, as plain values for the wire and back: numbers, strings, tuples, NumPy scalars, arrays, dtypes, types.
 
 Owns both directions and their limits. Plain Python values travel as they are; the rest as arrays that start with a word:
-``["complex", real, imag]``, ``["tuple", [value, ...]]``, ``["scalar", type, bytes]``, ``["array", type, shape, order, bytes]``,
+``["bytes", bytes]``, ``["complex", real, imag]``, ``["tuple", [value, ...]]``, ``["scalar", type, bytes]``,
+``["array", type, shape, order, bytes]``,
 ``["dtype", type]``, ``["type", type]``, ``["fields", name, [field, ...]]`` and ``["named", fields, tuple]`` for named tuples,
 ``["enum", name, integer, [[member, value], ...]]`` and ``["member", enum, name]``, ``["device", type, address, shape, strides]``.
 """
@@ -69,6 +70,8 @@ def encode_constant(value: object, depth: int = 0) -> Plain:
             return value
         case str():
             return _encode_text(value)
+        case bytes() if not isinstance(value, np.generic) and len(value) <= TEXT_SIZE_MAX:
+            return ("bytes", bytes(value))
         case np.generic() if value.dtype.kind != "V":
             return ("scalar", _tree(from_dtype(value.dtype)), value.tobytes())
         case int() if -(2**63) <= value < 2**64:
@@ -141,6 +144,8 @@ def decode_constant(value: object, depth: int = 0) -> object:
             return value
         case str() if len(value) <= TEXT_SIZE_MAX:
             return value
+        case ["bytes", bytes(data)] if len(data) <= TEXT_SIZE_MAX:
+            return data
         case ["complex", float(real), float(imag)]:
             return complex(real, imag)
         case ["tuple", [*items]] if len(items) <= TUPLE_COUNT_MAX and depth < DEPTH_MAX:
@@ -232,7 +237,7 @@ def holds_text(value: object) -> bool:
     """Whether a decoded constant is, or holds, a string."""
     if isinstance(value, np.ndarray | np.generic):
         return _has_text(value.dtype)
-    return isinstance(value, str) or (isinstance(value, tuple) and any(map(holds_text, value)))
+    return isinstance(value, str | bytes) or (isinstance(value, tuple) and any(map(holds_text, value)))
 
 
 def _has_text(dtype: np.dtype[Any]) -> bool:

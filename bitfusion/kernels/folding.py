@@ -19,7 +19,7 @@ from numba.cuda.core.ir_utils import GuardException, find_const
 SIZE_MAX = 4096
 """Bits of an integer or items of a sequence that may arise: far above what a kernel can use, and done in no time."""
 
-SEQUENCES = (tuple, str)
+SEQUENCES = (tuple, str, bytes)
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def is_small(function: Callable[[Any, Any], Any], left: Any, right: Any) -> bool
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         return False  # two small arrays can make a large one
     if function is operator.mod:
-        return not isinstance(left, str)  # "%1000000000d" % 1
+        return not isinstance(left, str | bytes)  # "%1000000000d" % 1
     if function is operator.mul and (isinstance(left, SEQUENCES) or isinstance(right, SEQUENCES)):
         sequence, count = (left, right) if isinstance(left, SEQUENCES) else (right, left)
         return not isinstance(count, int) or len(sequence) * count <= SIZE_MAX

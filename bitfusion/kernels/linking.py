@@ -19,7 +19,9 @@ CU_SIZE_MAX = 256 * 1024
 HEADERS = frozenset(
     "cuda_fp16.h cuda_bf16.h cuda_fp8.h cooperative_groups.h cuda_runtime.h stdint.h cstdint stddef.h cstddef math.h".split()  # noqa: SIM905 (words)
 )
-"""What CUDA C++ may include."""
+"""What CUDA C++ may include, beside ``<cuda/...>`` and ``<cuda/std/...>``, which are libcu++'s."""
+
+LIBCUXX = re.compile(r"cuda/(?:std/)?[a-z_]+")
 
 DIRECTIVES = frozenset("define undef if ifdef ifndef elif else endif error pragma".split())  # noqa: SIM905 (words)
 """Preprocessor directives without a file in them; a pragma is ``once`` or ``unroll``."""
@@ -96,12 +98,16 @@ def check_source(name: str, text: str) -> None:
 def _is_harmless(directive: str, rest: str) -> bool:
     match directive:
         case "include":
-            return rest.startswith("<") and rest.endswith(">") and rest[1:-1] in HEADERS
+            return rest.startswith("<") and rest.endswith(">") and _is_header(rest[1:-1])
         case "pragma":
             return rest == "once" or rest.startswith("unroll")
         case "":
             return not rest
     return directive in DIRECTIVES
+
+
+def _is_header(name: str) -> bool:
+    return name in HEADERS or LIBCUXX.fullmatch(name) is not None
 
 
 def _compiled(link: Link, capability: tuple[int, int]) -> str:

@@ -206,11 +206,11 @@ def _check_constant(function: Function, line: int, value: object) -> None:
             return
         case int() if value < 2**64:
             return
-        case str() if len(value) <= TEXT_SIZE_MAX:
+        case str() | bytes() if len(value) <= TEXT_SIZE_MAX:
             return
         case int():
             raise refuse(function, line, "an integer in a kernel must fit 64 bits")
-        case str():
+        case str() | bytes():
             raise refuse(function, line, f"a string in a kernel can have {TEXT_SIZE_MAX} characters at most")
     raise refuse(function, line, f"a kernel cannot contain {type(value).__name__}")
 
@@ -220,7 +220,7 @@ def _check_no_text(function: Function, tree: ast.FunctionDef) -> None:
     a string there would be code.
     """
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
             raise refuse(function, node.lineno, "a kernel that defines functions of its own cannot contain strings")
 
 

@@ -105,6 +105,19 @@ def test_records_with_text_and_dates():
     assert ran(kernel, values, count=3) == [5, 1, 1]
 
 
+def test_bytes():
+    code = b"xyz"
+
+    @cuda.jit
+    def kernel(out):
+        out[0] = b"abc"
+        out[1] = code
+
+    out = cuda.to_device(np.zeros(2, "S3"))
+    kernel[1, 1](out)
+    assert out.copy_to_host().tolist() == [b"abc", b"xyz"]
+
+
 def test_an_array_in_device_memory_by_its_address():
     closed = cuda.to_device(np.arange(12.0).reshape(3, 4))
     part = closed[1:, ::2]

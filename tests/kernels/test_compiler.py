@@ -535,6 +535,8 @@ def test_a_warm_process_has_no_threads_and_its_children_compile():
         (operator.mul, 10**9, (1, 2), False),
         (operator.mul, "ab", 10**9, False),
         (operator.mod, "%9d", 1, False),
+        (operator.mod, b"%9d", 1, False),
+        (operator.mul, b"x", 9**9, False),
         (operator.mod, 9, 2, True),
         (operator.add, (1,), (2,), True),
         (operator.eq, (1,), (2,), True),

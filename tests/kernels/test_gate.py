@@ -164,7 +164,8 @@ HOSTILE = {
     "captured text in a tuple": "f = lambda a: TEXTS[0]",
     # size
     "large integer": f"x[0] = {10**40}",
-    "bytes": "y = b'abc'",
+    "bytes in a function in it": "y = lambda: b'abc'",
+    "long bytes": "y = b'" + "x" * 2000 + "'",
     "long string": f"print('{'a' * 2000}')",
     "deep expression": "x[0] = " + "-" * 500 + "1",
     "deep sum": "x[0] = " + "1 + " * 500 + "1",

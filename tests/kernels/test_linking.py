@@ -47,6 +47,8 @@ def test_nothing_linked_changes_nothing():
         "#include </etc/passwd>",
         "#include <cuda_fp16.h> ",
         "  #  include <../x.h>",
+        "#include <cuda/../../x>",
+        "#include <cuda//etc/passwd>",
         "#/**/include <x.h>",
         "/* */ # include <x.h>",
         "#inc\\\nlude <x.h>",
@@ -89,6 +91,7 @@ def test_cuda_c_that_could_name_a_file(text):
         'const char* text = "# include";',
         "// #include <x.h>\n/* #include <x.h> */",
         "#\n#pragma once\n",
+        "#include <cuda/std/atomic>\n#include <cuda/barrier>",
     ],
 )
 def test_cuda_c_that_may_be(text):
