@@ -30,14 +30,9 @@ def brkpt(e: Emitter, i: Instruction) -> None:
     """No debugger is attached."""
 
 
-@TABLE.emits("bar barrier", modifiers="arrive cta sync aligned cluster wait release acquire relaxed", operands=(0, 2))
+@TABLE.emits("bar barrier", modifiers="arrive cta sync aligned", operands=(0, 2))
 def bar_arrive(e: Emitter, i: Instruction) -> None:
-    """``bar.arrive`` only counts; all other barriers are suspension points.
-
-    A cluster is one block: nothing to wait for.
-    """
-    if i.has("cluster"):
-        return
+    """``bar.arrive`` only counts; all other barriers are suspension points."""
     if len(i.operands) != 2:
         raise e.invalid("needs a barrier and a thread count")
     barrier = e.bits(e.read(i.operands[0], B32), "i64")
@@ -180,13 +175,18 @@ def _call_host(e: Emitter, name: str, *operands: Value) -> Value:
 
 
 def _vprintf(e: Emitter, call: Call) -> None:
-    size = constant("i64", _packed_size(e, call.arguments[1]))
-    count = _call_host(e, "PRINTF", _argument(e, call, 0), _argument(e, call, 1), size)
+    text = _argument(e, call, 0)
+    arguments, size = _packed(e, call)
+    count = _call_host(e, "PRINTF", text, arguments, constant("i64", size))
     _return(e, call, e.trunc(count, "i32"))
 
 
-def _packed_size(e: Emitter, operand: Operand) -> int:
-    """Bytes that ``vprintf`` finds behind its second argument: the rest of the .local variable it points into; -1 if that is not known."""
+def _packed(e: Emitter, call: Call) -> tuple[Value, int]:
+    """Where ``vprintf`` finds its arguments, and their bytes: the rest of the .local variable that its second one points into.
+
+    -1 where that cannot be followed; then what the kernel says is believed only of device memory.
+    """
+    operand = call.arguments[1]
     if isinstance(operand, Symbol):
         stores = [
             i
@@ -194,14 +194,10 @@ def _packed_size(e: Emitter, operand: Operand) -> int:
             if i.opcode == "st" and i.operands[:1] == (Address(Symbol(operand.name)),)
         ]
         operand = stores[0].operands[1] if len(stores) == 1 else operand
-    if operand == Immediate(0):
-        return 0
-    found = e.local_memory.find(operand.name) if isinstance(operand, Register) else None
-    match found:
-        case (variable, int(offset)):
-            return max(variable.size - offset, 0) if offset >= 0 else 0
-        case _:
-            return -1
+    match e.local_memory.find(operand.name) if isinstance(operand, Register) else None:
+        case (variable, int(offset)) if 0 <= offset <= variable.size:
+            return e.address(e.offset(e.local_pointer(variable), offset)), variable.size - offset
+    return _argument(e, call, 1), -1
 
 
 def _assertfail(e: Emitter, call: Call) -> None:
