@@ -78,7 +78,7 @@ def setp(e: Emitter, i: Instruction) -> None:
     e.write(target, _combine(e, i, result))
 
 
-@TABLE.emits("set", types=_COMPARED, modifiers=f"{_COMPARISONS} and or xor ftz", operands=(3, 4))
+@TABLE.emits("set", types=_COMPARED, modifiers=f"{_COMPARISONS} and or xor ftz", operands=(3, 4), type_count=2)
 def set_(e: Emitter, i: Instruction) -> None:
     """A comparison as a number: 1.0 for floats, all ones for integers."""
     if len(i.types) != 2:
@@ -105,7 +105,7 @@ def selp(e: Emitter, i: Instruction) -> None:
     e.write(i.operands[0], e.select(e.read_pred(i.operands[3]), yes, no), i.type)
 
 
-@TABLE.emits("slct", types=f"{BITS} {INTEGERS} f32 f64", modifiers="ftz", operands=4)
+@TABLE.emits("slct", types=f"{BITS} {INTEGERS} f32 f64", modifiers="ftz", operands=4, type_count=2)
 def slct(e: Emitter, i: Instruction) -> None:
     """The first source if the third is not negative, else the second."""
     if len(i.types) != 2:

@@ -39,11 +39,14 @@ _SMALL_TYPES = "s4 u4 s2 u2"
     types=f"{INTEGERS} u8 s8 b16 b32 b64 f16 bf16 f16x2 bf16x2 f32 tf32 f64 {' '.join(FORMATS)}",
     modifiers=f"{ROUNDINGS} rna rni rzi rmi rpi ftz sat relu pack satfinite {_SMALL_TYPES}",
     operands=(2, 4),
+    type_count=3,
 )
 def cvt(e: Emitter, i: Instruction) -> None:
     if i.has("pack"):
         _pack(e, i)
         return
+    if len(i.types) != 2:
+        raise e.invalid("needs two types")
     target, source = i.types[0], i.types[-1]
     if target.name in FORMATS or source.name in FORMATS:
         _eight_bits(e, i, target.name, source.name)

@@ -207,13 +207,13 @@ def sad(e: Emitter, i: Instruction) -> None:
     e.write(i.operands[0], e.op("add", distance, addend), i.type)
 
 
-@TABLE.emits("dp4a", types="u32 s32", operands=4)
+@TABLE.emits("dp4a", types="u32 s32", operands=4, type_count=2)
 def dp4a(e: Emitter, i: Instruction) -> None:
     """Four products of bytes, added up (PTX ISA, 9.7.1.23)."""
     _dot_product(e, i, lanes=[(8 * lane, "i8", 8 * lane) for lane in range(4)])
 
 
-@TABLE.emits("dp2a", types="u32 s32", modifiers="lo hi", operands=4)
+@TABLE.emits("dp2a", types="u32 s32", modifiers="lo hi", operands=4, type_count=2)
 def dp2a(e: Emitter, i: Instruction) -> None:
     """Two products of a 16-bit value and a byte of the lower or upper half (PTX ISA, 9.7.1.24)."""
     half = 16 if i.has("hi") else 0

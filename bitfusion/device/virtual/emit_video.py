@@ -34,6 +34,7 @@ _OPERATIONS: Final[dict[str, Callable[[Emitter, Value, Value], Value]]] = {
     types="u32 s32",
     modifiers="sat add",
     operands=4,
+    type_count=3,
 )
 def video(e: Emitter, i: Instruction) -> None:
     """``vadd2.s32.s32.s32.sat d, a, b, c``: lane by lane; with .add their sum and c."""

@@ -43,12 +43,12 @@ _BYTE_TYPES = {"b8": ("u16", "u8"), "u8": ("u16", "u8"), "s8": ("s16", "s8")}
 
 
 def call_graph(module: Module) -> dict[str, set[str]]:
-    """Names of the functions each function calls directly."""
+    """Names of the module's functions that each function calls directly."""
     return {
         function.name: {
             i.call.target.name
             for i in function.instructions()
-            if i.call is not None and isinstance(i.call.target, Symbol)
+            if i.call is not None and isinstance(i.call.target, Symbol) and i.call.target.name in module.functions
         }
         for function in module.functions.values()
     }

@@ -39,6 +39,8 @@ class Entry:
     types: frozenset[str]
     modifiers: frozenset[str]
     operands: range
+    type_count: int = 1
+    """Types an instruction has at most."""
 
     def check(self, instruction: Instruction) -> None:
         """Raises UnsupportedError for an unknown type or modifier, InvalidValueError for a wrong number of operands."""
@@ -46,6 +48,8 @@ class Entry:
             known = self.types if modifier in TYPES else self.modifiers
             if modifier.partition("::")[0] not in known:
                 raise unsupported(instruction)
+        if len(instruction.types) > self.type_count:
+            raise unsupported(instruction)
         if (
             self.types
             and UNTYPED not in self.types
@@ -64,13 +68,20 @@ class Table(dict[str, Entry]):
     """Opcode -> entry; filled by the decorators of the ``emit_*`` modules."""
 
     def emits(
-        self, opcodes: str, *, types: str = "", modifiers: str = "", operands: int | tuple[int, int] = 0
+        self,
+        opcodes: str,
+        *,
+        types: str = "",
+        modifiers: str = "",
+        operands: int | tuple[int, int] = 0,
+        type_count: int = 1,
     ) -> Callable[[Emit], Emit]:
         """Register a function for the opcodes. ``operands``: their number, or the least and the most."""
         least, most = (operands, operands) if isinstance(operands, int) else operands
 
         def register(emit: Emit) -> Emit:
-            entry = Entry(emit, frozenset(types.split()), frozenset(modifiers.split()), range(least, most + 1))
+            counts = range(least, most + 1)
+            entry = Entry(emit, frozenset(types.split()), frozenset(modifiers.split()), counts, type_count)
             for opcode in opcodes.split():
                 self[opcode] = entry
             return emit

@@ -69,6 +69,16 @@ UNSUPPORTED = {
     "add.nonsense.u32": "add.nonsense.u32 %r1, %r2, %r3;",
     "frobnicate.b32": "frobnicate.b32 %r1, %r2;",
     "add.u8": "add.u8 %r1, %r2, %r3;",
+    "add.rn.f32.f16": "add.rn.f32.f16 %f1, %r1, %f2;",
+    "fma.rn.f32.bf16": "fma.rn.f32.bf16 %f1, %r1, %r2, %f2;",
+    "redux.sync.min.f32": "redux.sync.min.f32 %f1, %f2, -1;",
+    "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes": (
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%r1], [%rd1], 16, [%r2];"
+    ),
+    "mbarrier.arrive.expect_tx.shared::cta.b64": "mbarrier.arrive.expect_tx.shared::cta.b64 %rd1, [%r1], 16;",
+    "barrier.cluster.arrive": "barrier.cluster.arrive;",
+    "alloca.u64": "alloca.u64 %rd1, 16;",
+    "ldmatrix.sync.aligned.m8n8.x1.shared.b16": "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [%r2];",
 }
 
 
@@ -94,6 +104,11 @@ def test_a_function_without_a_body_is_named(gpu):
     text = HEADER + ".extern .func missing(); .entry k() { call missing; ret; }"
     with pytest.raises(UnsupportedError, match="missing"):
         gpu.device.load(text.encode()).function("k")
+
+
+def test_a_function_that_is_not_declared_is_named(gpu):
+    with pytest.raises(UnsupportedError, match="missing has no body"):
+        gpu.load(body("call.uni missing;"))
 
 
 def test_a_kernel_that_is_not_there(gpu):
