@@ -30,7 +30,7 @@ from bitfusion.kernels.compiler import warm
 
 CHECKS = {
     "checked": CompileOptions(),
-    "unchecked": CompileOptions(bounds_check=False, watchdog=False),
+    "unchecked": CompileOptions(bounds_check=False, shared_check=False, watchdog=False),
     "global_checks": CompileOptions(shared_check=False),
 }
 """Options of the compiler that are compared: the default, without any check, and without that of shared memory."""

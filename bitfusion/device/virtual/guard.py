@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from bitfusion.device.virtual.address import state_space
 from bitfusion.device.virtual.builder import FALSE, TRUE, Value
 from bitfusion.device.virtual.datatypes import Type
-from bitfusion.device.virtual.emitter import LAUNCH_POINTER, SHARED_SIZE, Emitter
+from bitfusion.device.virtual.emitter import LAUNCH_POINTER, MEMORY_BASE, MEMORY_SIZE, SHADOW, SHARED_SIZE, Emitter
 from bitfusion.device.virtual.instructions import emit_unpredicated
-from bitfusion.device.virtual.layout import RUNTIME_FUNCTIONS
+from bitfusion.device.virtual.layout import GRANULE, RUNTIME_FUNCTIONS
 from bitfusion.device.virtual.plan import Plan
 from bitfusion.device.virtual.rematerialize import RowCoefficients, is_sign
 from bitfusion.device.virtual.row_slice import Slice, Slicer
@@ -143,9 +143,8 @@ def emit_guard(e: RowEmitter, plan: Plan, guard: RowGuard, first: Value, end: Va
     decided = Decided(TRUE, {}, {})
     holds = TRUE
     for test in guard.tests:
-        holds = e.op("and", holds, _same_outcome(e, plan, test, first, last, span))
-        decided.predicates[test.predicate] = _at(e, plan, test.predicate, first)
-        e.registers.forget()
+        same, decided.predicates[test.predicate] = _same_outcome(e, plan, test, first, last, span)
+        holds = e.op("and", holds, same)
     for (slice_, space), accesses in _grouped(guard.accesses).items():
         inside, address = _inside(e, slice_, space, accesses, first, last, span)
         holds = e.op("and", holds, inside)
@@ -162,31 +161,40 @@ def _grouped(accesses: Iterable[_RowAccess]) -> dict[tuple[Slice, str], list[_Ro
     return groups
 
 
-def _at(e: Emitter, plan: Plan, register: str, x: Value) -> Value:
-    """A register's value in the thread ``x`` of the row; leaves what it depends on in the register file."""
-    thread = e.thread
-    e.thread = replace(thread, x=x)
+def _test_at(e: Emitter, plan: Plan, test: _Test, x: Value) -> tuple[Value, Value, list[Value]]:
+    """(the outcome of the comparison, the compared value, the signs it depends on) in the thread ``x`` of the row."""
+    thread, e.thread = e.thread, replace(e.thread, x=x)
     e.registers.forget()
-    for instruction in plan.chains[register]:
-        emit_unpredicated(e, instruction)
+    signs = _compute(e, plan.chains[test.predicate])
+    found = (
+        e.registers.get(test.predicate, e.registers.storage(test.predicate)),
+        e.read(test.value, test.datatype),
+        signs,
+    )
+    e.registers.forget()
     e.thread = thread
-    return e.registers.get(register, e.registers.storage(register))
+    return found
 
 
-def _same_outcome(e: Emitter, plan: Plan, test: _Test, first: Value, last: Value, span: Value) -> Value:
-    """Whether the comparison gives the same at both ends and the compared value did not wrap around in between."""
-    ends = []
-    for x in (first, last):
-        outcome = _at(e, plan, test.predicate, x)
-        saved, e.thread = e.thread, replace(e.thread, x=x)
-        ends.append((outcome, e.read(test.value, test.datatype)))
-        e.thread = saved
-    (first_outcome, first_value), (last_outcome, last_value) = ends
+def _same_outcome(e: Emitter, plan: Plan, test: _Test, first: Value, last: Value, span: Value) -> tuple[Value, Value]:
+    """(whether the comparison gives the same at both ends and the compared value did not wrap around or jump in between,
+    what it gives)
+    """
+    first_outcome, first_value, first_signs = _test_at(e, plan, test, first)
+    last_outcome, last_value, last_signs = _test_at(e, plan, test, last)
     expected = e.op("mul", e.bits(span, first_value.type), test.coefficient)
     linear = e.icmp("eq", e.op("sub", last_value, first_value), expected)
     prefix = "s" if test.datatype.signed else "u"
     monotonic = e.icmp(prefix + ("ge" if test.coefficient > 0 else "le"), last_value, first_value)
-    return e.op("and", e.op("and", linear, monotonic), e.icmp("eq", first_outcome, last_outcome))
+    holds = _same(e, e.op("and", linear, monotonic), first_signs, last_signs)
+    return e.op("and", holds, e.icmp("eq", first_outcome, last_outcome)), first_outcome
+
+
+def _same(e: Emitter, holds: Value, first: list[Value], last: list[Value]) -> Value:
+    """``holds``, if also no sign changes along the row: what follows from it would jump."""
+    for one, other in zip(first, last, strict=True):
+        holds = e.op("and", holds, e.icmp("eq", one, other))
+    return holds
 
 
 def _inside(
@@ -197,9 +205,8 @@ def _inside(
     """
     (first_address, first_signs), (last_address, last_signs) = (_address_at(e, slice_, x) for x in (first, last))
     expected = e.op("mul", e.zext(span, "i64"), slice_.coefficient)
-    holds = e.icmp("eq", e.op("sub", last_address, first_address), expected)
-    for one, other in zip(first_signs, last_signs, strict=True):  # values that follow from a sign would jump
-        holds = e.op("and", holds, e.icmp("eq", one, other))
+    linear = e.icmp("eq", e.op("sub", last_address, first_address), expected)
+    holds = _same(e, linear, first_signs, last_signs)
     low, high = (first_address, last_address)[:: 1 if slice_.coefficient >= 0 else -1]
     start = e.op("add", low, min(access.offset for access in accesses))
     end = e.op("add", high, max(access.offset + access.size for access in accesses))
@@ -219,7 +226,27 @@ def _valid(e: Emitter, space: str, start: Value, end: Value) -> Value:
         return e.op("and", e.icmp("ult", start, end), e.icmp("ule", end, SHARED_SIZE))
     if not e.options.bounds_check:
         return TRUE
-    return e.icmp("ne", e.call_external(RUNTIME_FUNCTIONS["ptx_range"], e.address(LAUNCH_POINTER), start, end), 0)
+    return _valid_device_memory(e, start, end)
+
+
+def _valid_device_memory(e: Emitter, start: Value, end: Value) -> Value:
+    """What ``ptx_range`` answers; a short row touches at most two granules, whose entries in the shadow table are looked at
+    here.
+    """
+    first, last = e.op("sub", start, MEMORY_BASE), e.op("sub", e.op("sub", end, MEMORY_BASE), 1)
+    granules = [e.op("lshr", distance, GRANULE.bit_length() - 1) for distance in (first, last)]
+    crossed = e.op("sub", granules[1], granules[0])
+    near = e.op("and", e.icmp("ult", crossed, 2), e.icmp("ult", last, MEMORY_SIZE))
+    entries = [e.select(near, e.op("shl", granule, 1), 0) for granule in granules]
+    filled, reaching = (e.zext(e.load("i16", e.offset(SHADOW, entry)), "i64") for entry in entries)
+    whole = e.op("or", e.icmp("eq", crossed, 0), e.icmp("eq", filled, GRANULE))
+    good = e.op("and", e.op("and", near, whole), e.icmp("ugt", reaching, e.op("and", last, GRANULE - 1)))
+
+    def look_at_all() -> Value:
+        call = e.call_external(RUNTIME_FUNCTIONS["ptx_range"], e.address(LAUNCH_POINTER), start, end)
+        return e.icmp("ne", call, 0)
+
+    return e.unless(good, TRUE, look_at_all)
 
 
 def _address_at(e: RowEmitter, slice_: Slice, x: Value) -> tuple[Value, list[Value]]:
