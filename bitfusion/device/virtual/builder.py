@@ -209,6 +209,13 @@ class Builder:
         self.allocas.append(f"  {value.name} = alloca {type_}, align {alignment}")
         return value
 
+    def cleared(self, size: int, alignment: int) -> Value:
+        """Stack memory that is zeros at the function's start: undefined bytes have no one value that a check could look at."""
+        memory = self.alloca(f"[{size} x i8]", alignment)
+        self.declare("declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)")
+        self.allocas.append(f"  call void @llvm.memset.p0.i64({memory}, i8 0, i64 {size}, i1 false)")
+        return memory
+
 
 def _name(value: Value | int | str) -> str:
     return value.name if isinstance(value, Value) else str(value)

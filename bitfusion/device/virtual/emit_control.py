@@ -133,7 +133,7 @@ def _parameter_memory(e: Emitter, operand: Operand) -> Value:
                 raise e.invalid(f"unknown name {name}")
             return pointer
         case Register(name):
-            pointer = e.alloca("i128", 16)
+            pointer = e.cleared(_ROOM, 16)
             e.store(e.registers.get(name, e.registers.storage(name)), pointer)
             return pointer
         case Immediate(value):

@@ -243,7 +243,7 @@ class Emitter(Builder, ABC):
         """Memory of a .local variable or of a call's .param variable: on the stack."""
         pointer = self._locals.get(variable.name)
         if pointer is None:
-            pointer = self.alloca(f"[{max(variable.size, 1)} x i8]", variable.alignment)
+            pointer = self.cleared(max(variable.size, 1), variable.alignment)
             self._locals[variable.name] = pointer
         return pointer
 

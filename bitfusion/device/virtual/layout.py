@@ -195,7 +195,7 @@ class CompileOptions:
     bounds_check: bool = True
     """Check .global and generic accesses against live allocations, to the byte."""
     shared_check: bool = True
-    """Check accesses to shared memory too."""
+    """Check accesses to shared and local memory too."""
     watchdog: bool = True
     """Test the abort flag on backward branches, so that an endless loop can be stopped."""
     flush_denormals: bool = False

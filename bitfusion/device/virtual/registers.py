@@ -85,8 +85,12 @@ class RegisterFile:
             self._views.pop(name, None)
 
     def allocas(self) -> list[str]:
-        """The slots that were used, as lines for the top of the function."""
-        return [f'  %"R{name}" = alloca {type_}' for name, type_ in self._slots.items()]
+        """The slots that were used, as lines for the top of the function.
+
+        Zeros: what LLVM knows to be undefined may be one value for a check and another for the access behind it.
+        """
+        made = [f'  %"R{name}" = alloca {type_}' for name, type_ in self._slots.items()]
+        return made + [f'  store {type_} zeroinitializer, ptr %"R{name}"' for name, type_ in self._slots.items()]
 
     def _slot(self, name: str) -> Value:
         self._slots.setdefault(name, self.storage(name))

@@ -316,3 +316,30 @@ def test_the_address_of_a_parameter(gpu):
     out = gpu.array(np.zeros(1, np.int32))
     gpu.launch(PARAMETER, 1, 1, np.int64(out.address))
     assert out.host()[0] == 7
+
+
+UNDEFINED = (
+    HEADER
+    + """
+.visible .entry kernel(.param .u64 out) {
+  .local .align 8 .b8 own[16];
+  .reg .b64 %rd<6>; .reg .b32 %r<3>; .reg .pred %p;
+  ld.param.u64 %rd1, [out];
+  mov.u64 %rd2, own;
+  ld.local.u64 %rd3, [%rd2+8];
+  add.u64 %rd4, %rd3, %rd5;
+  add.u64 %rd4, %rd4, %rd1;
+  st.global.u64 [%rd4], %rd4;
+  mov.u32 %r1, %tid.x;
+  @%p trap;
+  ret;
+}
+"""
+)
+
+
+def test_what_was_never_written_is_zeros(gpu):
+    """To LLVM it would be undefined: one value for a check and another for the access behind it."""
+    out = gpu.array(np.zeros(1, np.int64))
+    gpu.launch(UNDEFINED, 1, 1, np.int64(out.address))
+    assert out.host()[0] == out.address
