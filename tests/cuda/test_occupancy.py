@@ -44,14 +44,13 @@ def test_a_device_that_tells_nothing_runs_a_block():
     assert blocks_per_multiprocessor(FunctionInfo("kernel", 0, (), 32, 0, 0, 0, 1024), {}, 128, 0) == 1
 
 
-@cuda.jit("void(int32[::1], int32[::1])")
-def neighbours(before, after):
-    before[cuda.blockIdx.x] = cuda.blockIdx.x + 1
-    cuda.cg.this_grid().sync()
-    after[cuda.blockIdx.x] = before[(cuda.blockIdx.x + 1) % cuda.gridDim.x]
-
-
 def test_as_many_blocks_can_wait_for_each_other(client):
+    @cuda.jit("void(int32[::1], int32[::1])")  # compiled here: not where the tests are gathered
+    def neighbours(before, after):
+        before[cuda.blockIdx.x] = cuda.blockIdx.x + 1
+        cuda.cg.this_grid().sync()
+        after[cuda.blockIdx.x] = before[(cuda.blockIdx.x + 1) % cuda.gridDim.x]
+
     neighbours[1, 64](np.zeros(1, np.int32), np.zeros(1, np.int32))
     (kernel,) = neighbours.overloads.values()
     count = kernel.max_cooperative_grid_blocks(64)
