@@ -21,23 +21,29 @@ HEADERS = frozenset(
 )
 """What CUDA C++ may include, beside ``<cuda/...>`` and ``<cuda/std/...>``, which are libcu++'s."""
 
+INCLUDED = re.compile(r"<([\w./]+)>(?:\s|/|$)")
 LIBCUXX = re.compile(r"cuda/(?:std/)?[a-z_]+")
 
 DIRECTIVES = frozenset("define undef if ifdef ifndef elif else endif error pragma".split())  # noqa: SIM905 (words)
 """Preprocessor directives without a file in them; a pragma is ``once`` or ``unroll``."""
 
-DIRECTIVE = re.compile(r"(?:#|%:|\?\?=)\s*(\w*)\s*(.*)")
-COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
-FILE_OPERATORS = re.compile(r"__has_include|__has_embed|_Pragma|\bR\"")
-"""What looks for a file, or hides a directive: raw strings, whose text may look like a comment's end, are refused with them."""
+DIRECTIVE = re.compile(r"(?<!#)(?=((?:#(?!#)|%:|\?\?=)(?:[ \t\v\f]|/\*.{0,4096}?\*/)*(\w*)([^\n]{0,256})))", re.DOTALL)
+"""What may be a directive, wherever it stands: what is a comment or a string to the compiler is not for a simpler reader to say."""
+
+FILE_OPERATORS = re.compile(r"__has_include|__has_embed|_Pragma")
+"""What looks for a file, or hides a directive."""
 
 HEADER = re.compile(r"^\s*\.(?:version|target|address_size)\b[^\n]*$", re.MULTILINE)
 VERSION = re.compile(r"^\s*\.version\s+(\d+)\.(\d+)", re.MULTILINE)
 EXTERN = re.compile(
-    r"\.extern\s+\.func\b[^;{]*?([A-Za-z_$%][\w$]*)\s*\([^;{)]*\)\s*;|\.extern\s+\.func\s+([A-Za-z_$%][\w$]*)\s*;"
+    r"\.extern\s+\.func\b\s*(?:\([^)]{0,8192}\))?\s*([A-Za-z_$%][\w$]*)\s*(?:\([^)]{0,8192}\))?(?:\s*\.noreturn)?\s*;"
 )
-DEFINED = re.compile(r"\.func\b(?:\s*\.noreturn)?\s*(?:\([^)]*\))?\s*([A-Za-z_$%][\w$]*)\s*(?:\([^)]*\))?[^;{]*\{")
-PTX_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+DEFINED = re.compile(
+    r"\.func\b(?:\s*\.noreturn)?\s*(?:\([^)]{0,8192}\))?\s*([A-Za-z_$%][\w$]*)\s*(?:\([^)]{0,8192}\))?[^;{]{0,512}\{"
+)
+VOID = re.compile(r"\.func\b(?:\s*\.noreturn)?\s*([A-Za-z_$%][\w$]*)\s*(?:\([^)]{0,8192}\))?[^;{]{0,512}\{")
+CALL = re.compile(r"(call(?:\.uni)?\s*)\(\s*[\w$%]+\s*\)\s*,(\s*([A-Za-z_$%][\w$]*))")
+PTX_COMMENT = re.compile(r"//[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 
 
 def joined(kernel: str, texts: Sequence[str]) -> str:
@@ -48,10 +54,15 @@ def joined(kernel: str, texts: Sequence[str]) -> str:
     defined = {name for text in plain for name in DEFINED.findall(text)}
     version = max(_version(text) for text in (kernel, *plain))
     bodies = [_without(defined, HEADER.sub("", text)) for text in plain]
-    own = _without(defined, kernel)
+    own = _without(defined, _without_results({name for text in plain for name in VOID.findall(text)}, kernel))
     head = list(HEADER.finditer(own))[-1].end()
     newest = VERSION.sub(f".version {version[0]}.{version[1]}", own[:head])
     return "\n".join([newest, *bodies, own[head:]])
+
+
+def _without_results(names: set[str], text: str) -> str:
+    """The kernel's calls of functions that return nothing, without the result that Numba asks of a C function declared ``void``."""
+    return CALL.sub(lambda found: f"{found[1]}{found[2]}" if found[3] in names else found[0], text)
 
 
 def _version(text: str) -> tuple[int, int]:
@@ -61,7 +72,7 @@ def _version(text: str) -> tuple[int, int]:
 
 def _without(names: set[str], text: str) -> str:
     """The text without ``.extern`` declarations of functions that are defined."""
-    return EXTERN.sub(lambda found: "" if (found[1] or found[2]) in names else found[0], text)
+    return EXTERN.sub(lambda found: "" if found[1] in names else found[0], text)
 
 
 def ptx_of(links: Iterable[Link], capability: tuple[int, int]) -> list[str]:
@@ -85,24 +96,23 @@ def check_source(name: str, text: str) -> None:
     spliced = re.sub(r"(?:\\|\?\?/)[ \t\v\f]*\r?\n", "", text.replace("\r\n", "\n").replace("\r", "\n"))
     if FILE_OPERATORS.search(spliced):
         raise KernelSourceError(f"{name}: CUDA C++ on an appliance cannot use {FILE_OPERATORS.search(spliced)[0]}")  # type: ignore[index]  # found a line above
-    bare = COMMENT.sub(lambda found: found[0] if found[0].startswith('"') else " ", spliced)
-    for number, line in enumerate(bare.split("\n"), 1):
-        found = DIRECTIVE.match(line.strip())
-        if found and not _is_harmless(found[1], found[2].strip()):
+    for found in (*DIRECTIVE.finditer(text), *DIRECTIVE.finditer(spliced)):
+        if not _is_harmless(found[2], found[3].strip()):
             raise KernelSourceError(
-                f"{name}:{number}: CUDA C++ on an appliance cannot contain {line.strip()[:60]!r}: no files but"
-                f" <{'>, <'.join(sorted(HEADERS))}>"
+                f"{name}: CUDA C++ on an appliance cannot contain {found[1].strip()[:60]!r}, not even in a comment: there are no"
+                f" files but <{'>, <'.join(sorted(HEADERS))}> and libcu++'s <cuda/...>"
             )
 
 
 def _is_harmless(directive: str, rest: str) -> bool:
     match directive:
         case "include":
-            return rest.startswith("<") and rest.endswith(">") and _is_header(rest[1:-1])
+            header = INCLUDED.match(rest)
+            return header is not None and _is_header(header[1])
         case "pragma":
-            return rest == "once" or rest.startswith("unroll")
+            return re.match(r"(?:once|unroll)\b", rest) is not None
         case "":
-            return not rest
+            return not rest or rest.startswith("//")
     return directive in DIRECTIVES
 
 

@@ -50,6 +50,23 @@ def test_ptx_in_memory(data):
     assert ran(kernel) == [3 * i for i in range(8)]
 
 
+def test_a_c_function_that_returns_nothing():
+    code = cuda.CUSource(
+        """__device__ int kept;
+        extern "C" __device__ void keep(int value) { kept = value; }
+        extern "C" __device__ int tell() { return kept; }"""
+    )
+    keep = cuda.declare_device("keep", "void(int32)", link=code, abi="c")
+    tell = cuda.declare_device("tell", "int32()", link=code, abi="c")
+
+    def kernel(values):
+        if cuda.grid(1) == 3:
+            keep(values[3] + 40)
+            values[3] = tell()
+
+    assert ran(kernel) == [0, 1, 2, 43, 4, 5, 6, 7]
+
+
 def test_files_and_kernels_links(tmp_path):
     (tmp_path / "mul.ptx").write_text(MUL)
     (tmp_path / "plus.cu").write_text(ADD)
@@ -87,7 +104,7 @@ def test_what_the_user_is_told(tmp_path):
     ("link", "error", "match"),
     [
         (cuda.CUSource("int x", name="mine.cu"), KernelCompileError, r"mine\.cu does not compile"),
-        (cuda.CUSource('#include "/etc/passwd"', name="mine.cu"), KernelSourceError, r"mine\.cu:1: .* no files"),
+        (cuda.CUSource('#include "/etc/passwd"', name="mine.cu"), KernelSourceError, r"mine\.cu: .* no files"),
     ],
 )
 def test_code_that_is_refused(link, error, match):

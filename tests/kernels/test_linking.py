@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from bitfusion.errors import KernelCompileError, KernelSourceError
@@ -36,6 +38,13 @@ def test_one_header_and_no_declaration_of_what_is_defined():
     assert text.index("outer(") < text.index(".entry kernel")
 
 
+def test_a_function_without_a_result_is_called_for_none():
+    """Numba asks one of every C function."""
+    kernel = KERNEL.replace("{ ret; }", "{ call.uni (retval0), \n inner, (); call.uni (retval0), outer, (a); ret; }")
+    text = joined(kernel, [OTHER, INNER])
+    assert re.search(r"call\.uni\s+inner, \(\);", text) and "(retval0), outer" in text
+
+
 def test_nothing_linked_changes_nothing():
     assert joined(KERNEL, []) == KERNEL
 
@@ -66,11 +75,18 @@ def test_nothing_linked_changes_nothing():
         "#pragma include_alias(<a>, <b>)",
         '#line 1 "x.h"',
         '# 1 "x.h"',
-        'auto x = R"(\n)";',
         '"\n#include <x.h>\n"',
         "'\"'\n#include <x.h>\n'\"'",
         "\r#include <x.h>",
         "\f#include <x.h>",
+        "# /* over\nlines */ include <x.h>",
+        # what a reader of comments and strings could be led to take for one
+        'char a=\'"\'; const char* b="/*";\n#include <x.h>\nconst char* c="*/";',
+        'int a=1\'0; const char* b="\'/*";\n#include <x.h>\nconst char* c="*/";',
+        'auto a = u8R"("/*)";\n#include <x.h>\nauto b = "*/";',
+        "// #include <x.h>",
+        'auto a = "#/*";\n#include <x.h>\nauto b = "*/define x";',
+        'const char* text = "# include";',
         "// \u00e9",
         "x" * (CU_SIZE_MAX + 1),
     ],
@@ -88,8 +104,7 @@ def test_cuda_c_that_could_name_a_file(text):
     [
         "#define N 3 // the number\n#if N > 2\n#pragma unroll 4\n#endif",
         "#include <cuda_fp16.h> // half\n",
-        'const char* text = "# include";',
-        "// #include <x.h>\n/* #include <x.h> */",
+        "#define JOINED(a, b) a##b",
         "#\n#pragma once\n",
         "#include <cuda/std/atomic>\n#include <cuda/barrier>",
     ],
