@@ -9,11 +9,11 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from bitfusion.cuda import gufunc, ufunc
+from bitfusion.cuda import gufunc, numba_errors, ufunc
 from bitfusion.kernels import types as kernel_types
 from bitfusion.version import __version__
 
-MODULES = frozenset({"numba", "numba.types", "numba.core", "numba.core.types"})
+MODULES = frozenset({"numba", "numba.types", "numba.core", "numba.core.errors", "numba.core.types"})
 """The modules that can be made here; ``numba.cuda`` and what is below it come from elsewhere."""
 
 
@@ -21,6 +21,8 @@ def module(name: str) -> ModuleType:
     """The stand-in for the module ``name``. ModuleNotFoundError if Numba itself is needed for it."""
     if name.endswith(".types"):
         return kernel_types
+    if name == "numba.core.errors":
+        return numba_errors
     if name not in MODULES:
         raise ModuleNotFoundError(_missing(name), name=name)
     made = ModuleType(name, "What bitfusion offers of numba without Numba being installed: cuda and the types.")
