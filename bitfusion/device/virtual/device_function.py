@@ -49,6 +49,7 @@ class DeviceFunction(Emitter):
         formals = [*function.results, *function.parameters]
         self._pointers = {formal.name: Value("ptr", f"%p{index}") for index, formal in enumerate(formals)}
         self._bounded = function.name in unit.bounded
+        self._allocates = any(i.opcode == "alloca" for i in function.instructions())
         self._escaping = self._find_escaping()
         self._slots, size = lay_out(self._escaping)
         self._frame_size = -(-size // FRAME_ALIGNMENT) * FRAME_ALIGNMENT
@@ -77,7 +78,7 @@ class DeviceFunction(Emitter):
     def emit_function(self, internal: bool) -> None:
         """Add the function to the unit. ``internal``: nobody outside of the LLVM module needs its address."""
         self.prologue()
-        if self._frame_size or self._bounded:
+        if self._frame_size or self._bounded or self._allocates:
             self._enter()
         for parameter in _in_registers(self.function.parameters):
             storage = self.registers.storage(parameter.name)
@@ -93,7 +94,7 @@ class DeviceFunction(Emitter):
         for result in results:
             value = self.registers.get(result.name, self.registers.storage(result.name))
             self.store(value, self._pointers[result.name])
-        if self._frame_size:
+        if self._frame_size or self._allocates:
             self.store(self.address(self._frame), self.offset(BLOCK_POINTER, BLOCK["STACK"]))
         self.emit("ret void")
         self.unit.definitions.append(

@@ -15,6 +15,9 @@ LOCKSTEP = ".lockstep"
 of an mbarrier.
 """
 
+STACK_FRAME = ".stackframe"
+"""Put in by the parser: a kernel that uses ``alloca`` begins."""
+
 _WITHOUT_DESTINATION = frozenset(
     [
         "st",

@@ -16,6 +16,7 @@ from bitfusion.device.virtual import (
     emit_integer,
     emit_mbarrier,
     emit_memory,
+    emit_stack,
     emit_video,
 )
 from bitfusion.device.virtual.effects import suspension, writes
@@ -33,6 +34,7 @@ TABLE: Final = Table(
     | emit_atomic.TABLE
     | emit_control.TABLE
     | emit_mbarrier.TABLE
+    | emit_stack.TABLE
     | emit_video.TABLE
 )
 

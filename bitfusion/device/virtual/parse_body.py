@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from bitfusion.device.virtual.datatypes import PRED, TYPES
-from bitfusion.device.virtual.effects import CARRY, YIELD
+from bitfusion.device.virtual.effects import CARRY, STACK_FRAME, YIELD
 from bitfusion.device.virtual.parse_constant import begins_constant, parse_constant, parse_offset
 from bitfusion.device.virtual.parse_declaration import VARIABLE_COUNT_MAX, parse_variables
 from bitfusion.device.virtual.syntax import (
@@ -100,6 +100,7 @@ class BodyParser:
         self.body: list[Instruction | Label] = []
         self._scopes: list[dict[str, str]] = [{}]
         self._renamed = 0
+        self._has_frame = False
         self._vectors: dict[str, int] = {}
 
     def parse(self) -> None:
@@ -274,6 +275,9 @@ class BodyParser:
         """What must happen before some instructions (see ``effects``)."""
         if opcode == "mbarrier" and ("test_wait" in modifiers or "try_wait" in modifiers):
             self.body.append(Instruction(YIELD, (), (), None, line))
+        elif opcode == "alloca" and self.function.entry and not self._has_frame:
+            self._has_frame = True
+            self.body.insert(0, Instruction(STACK_FRAME, (), (), None, line))
 
     def _call(self) -> Call:
         """``(results), target, (arguments), prototype`` (PTX ISA, 9.7.12.5)"""

@@ -21,7 +21,7 @@ from bitfusion.device.virtual.address import state_space
 from bitfusion.device.virtual.body import Body
 from bitfusion.device.virtual.builder import Value, constant
 from bitfusion.device.virtual.device_function import INDEX
-from bitfusion.device.virtual.effects import writes
+from bitfusion.device.virtual.effects import STACK_FRAME, writes
 from bitfusion.device.virtual.emitter import BLOCK_POINTER, FRAME, LOCAL, SHARED, Thread, Unit
 from bitfusion.device.virtual.flow import ENTRY, Block, is_lockstep
 from bitfusion.device.virtual.guard import RowEmitter, RowGuard, emit_guard, find_guard
@@ -79,7 +79,9 @@ class Region(RowEmitter):
         self.prologue()
         self._load_field("frame", "block", BLOCK["FRAME"], "ptr")
         self._load_field("local", "block", BLOCK["LOCAL"], "ptr")
-        if any(i.call is not None for i in self.function.instructions()):
+        if any(
+            i.call is not None or i.opcode == STACK_FRAME or i.opcode == "alloca" for i in self.function.instructions()
+        ):
             self._begin_stack()
         self._load_uniform()
         self._begin_rows()
@@ -99,6 +101,7 @@ class Region(RowEmitter):
         """What device functions may use: the local area behind the threads' own, and a part of the host's stack."""
         start = self.op("add", self.address(LOCAL), self.plan.local_area)
         self.store(start, self.offset(BLOCK_POINTER, BLOCK["STACK"]))
+        self.define("stack.bottom", "i64", f"add {start}, 0")
         end = self.op("add", self.address(LOCAL), self.launch_field("LOCAL_SIZE", "i64"))
         self.store(end, self.offset(BLOCK_POINTER, BLOCK["STACK_END"]))
         frame = self.call_foreign("declare ptr @llvm.frameaddress.p0(i32)", "ptr", "i32 0")

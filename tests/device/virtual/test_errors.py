@@ -77,7 +77,7 @@ UNSUPPORTED = {
     ),
     "mbarrier.arrive.expect_tx.shared::cta.b64": "mbarrier.arrive.expect_tx.shared::cta.b64 %rd1, [%r1], 16;",
     "barrier.cluster.arrive": "barrier.cluster.arrive;",
-    "alloca.u64": "alloca.u64 %rd1, 16;",
+    "alloca.u64": "bar.sync 0; alloca.u64 %rd1, 16;",
     "ldmatrix.sync.aligned.m8n8.x1.shared.b16": "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [%r2];",
 }
 
