@@ -33,6 +33,7 @@ from bitfusion.kernels.linking import joined, ptx_of
 from bitfusion.kernels.listing import listing
 from bitfusion.kernels.numba_types import declared_types, numba_arguments
 from bitfusion.kernels.options import Options
+from bitfusion.kernels.places import without_places
 from bitfusion.kernels.program import Link
 from bitfusion.kernels.types import Signature, Type, float32, int32, none, void
 from bitfusion.kernels.wanted import TEXT_SIZE_MAX, Wanted
@@ -178,7 +179,7 @@ class _Made:
             case "ltoir":
                 return bytes(self._library.get_ltoir(cc=self._capability))
             case "llvm":
-                return str(self._library.get_llvm_str()).encode()
+                return without_places(str(self._library.get_llvm_str())).encode()
         rules = f"{self.entry} {self._arguments}", "-" * 80, str(self._annotation), "=" * 80
         return re.sub(r" at 0x[0-9a-f]+", "", "\n".join(rules) + "\n").encode()
 

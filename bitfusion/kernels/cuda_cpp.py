@@ -10,6 +10,7 @@ from cuda import pathfinder
 from cuda.bindings import nvrtc
 
 from bitfusion.errors import KernelCompileError
+from bitfusion.kernels.places import without_places
 
 INCLUDES = ("cudart", "cccl")
 """NVIDIA's header directories, as cuda.pathfinder names them."""
@@ -20,18 +21,19 @@ def to_ptx(text: str, name: str, capability: tuple[int, int], folders: Sequence[
     try:
         _, program = _asked(nvrtc.nvrtcCreateProgram(text.encode(), b"linked.cu", 0, [], []))
         try:
-            return _compiled(program, name, _options(capability, folders))
+            return _compiled(program, name, capability, [*_own_folders(), *folders])
         finally:
             nvrtc.nvrtcDestroyProgram(program)
     except RuntimeError as error:  # of the bindings, where there is no NVRTC library
         raise KernelCompileError(f"{name}: this appliance cannot compile CUDA C++: {error}") from None
 
 
-def _compiled(program: object, name: str, options: list[bytes]) -> str:
+def _compiled(program: object, name: str, capability: tuple[int, int], folders: Sequence[str]) -> str:
+    options = _options(capability, folders)
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         _, size = _asked(nvrtc.nvrtcGetProgramLogSize(program))
-        said = _text(nvrtc.nvrtcGetProgramLog, program, size)
+        said = without_places(_text(nvrtc.nvrtcGetProgramLog, program, size), folders)
         raise KernelCompileError(f"{name} does not compile: {re.sub('linked[.]cu', lambda _: name, said)}")
     _, size = _asked(nvrtc.nvrtcGetPTXSize(program))
     return _text(nvrtc.nvrtcGetPTX, program, size)
@@ -44,15 +46,18 @@ def _text(get: Any, program: object, size: Any) -> str:
     return text.rstrip("\0")
 
 
-def _options(capability: tuple[int, int], folders: Sequence[str]) -> list[bytes]:
+def _own_folders() -> list[str]:
     found = (pathfinder.locate_nvidia_header_directory(place) for place in INCLUDES)
-    places = [*(place.abs_path for place in found if place is not None), *folders]
+    return [place.abs_path for place in found if place is not None]
+
+
+def _options(capability: tuple[int, int], folders: Sequence[str]) -> list[bytes]:
     arch = f"--gpu-architecture=compute_{capability[0]}{capability[1]}"
     options = [
         arch,
         "--relocatable-device-code=true",
         "--disable-warnings",
-        *(f"--include-path={place}" for place in places),
+        *(f"--include-path={place}" for place in folders),
     ]
     return [option.encode() for option in options]
 

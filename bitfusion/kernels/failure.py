@@ -10,6 +10,7 @@ from numba.cuda.core.ir import Loc
 
 from bitfusion.errors import KernelCompileError
 from bitfusion.kernels.gate import Accepted
+from bitfusion.kernels.places import without_places
 
 HOLDERS = ("loc", "self", "inst", "stmt", "expr")
 """Variables by which Numba's passes hold a place, or something that has one."""
@@ -32,10 +33,10 @@ def failure(error: Exception, kernel: Accepted, names: Mapping[str, str]) -> Ker
 
 
 def _as_the_user_knows_it(message: str, names: Mapping[str, str]) -> str:
-    """Files by the user's names for them, and objects without their addresses in this process."""
+    """Files by the user's names for them, Numba's without where they are, and objects without their addresses in this process."""
     for shown, file in names.items():
         message = message.replace(f'"{shown}"', f'"{file}"')
-    return re.sub(r" at 0x[0-9a-f]+", "", message)
+    return re.sub(r" at 0x[0-9a-f]+", "", without_places(message))
 
 
 def _in_message(message: str, names: Mapping[str, str]) -> Iterator[tuple[str, int, str]]:

@@ -10,7 +10,7 @@ import pytest
 
 from bitfusion import limits
 from bitfusion.errors import BY_CODE
-from bitfusion.kernels import constants, options, program, signatures, syntax, types, wanted
+from bitfusion.kernels import constants, cuda_source, options, program, signatures, syntax, types, wanted
 from bitfusion.server import server
 from bitfusion.session.hello import TEXT_SIZE_MAX, VERSION_COUNT_MAX, Hello, Welcome
 from bitfusion.types import DeviceInfo
@@ -147,6 +147,7 @@ KERNEL_LIMITS = {
     "names from outside, per function": program.BINDING_COUNT_MAX,
     "signatures, per function": program.SIGNATURE_COUNT_MAX,
     "linked code, per kernel": program.LINK_COUNT_MAX,
+    "CUDA C++, each": cuda_source.SIZE_MAX,
     "text of a function": program.TEXT_SIZE_MAX,
     "line": program.LINE_MAX,
 }

@@ -23,6 +23,7 @@ from bitfusion.kernels.options import Options
 from bitfusion.kernels.packing import Packer
 from bitfusion.kernels.source import capture
 from bitfusion.kernels.types import Signature, void
+from bitfusion.kernels.wanted import Wanted
 from tests.kernels import sample
 from tests.kernels.canary import canary
 
@@ -578,3 +579,19 @@ def test_threads_take_turns():
         thread.join()
     assert all(f'File "{file}", line 4' in message and "x.foo" in message for file, message in messages.items())
     assert len(messages) == 4
+
+
+@pytest.mark.parametrize(("body", "output"), [("y.reshape(2, 2)[0, 0]", "llvm"), ("math.sin(x, 2)", "ptx")])
+def test_no_text_says_where_the_appliance_keeps_its_software(body, output):
+    """Debug information names the folders of Numba's functions, and some of its errors its own files."""
+    names = (program.Binding("math.sin", program.NAME, "math.sin"),) if "math" in body else ()
+    text = f"def kernel(x, y):\n    x[0] = {body}\n"
+    captured = program.Program((program.Function("kernel", "/of/the/user.py", 1, text, names),))
+    try:
+        code, _ = compiler.compile_text(
+            gate.check(captured), void(F4, F4), Options(debug=True, opt=False), Wanted(output), (8, 0)
+        )
+    except KernelCompileError as error:
+        code = str(error).encode()
+    assert b"numba" in code
+    assert b"site-packages" not in code and os.path.dirname(cuda.__file__).encode() not in code
