@@ -49,8 +49,7 @@ def resolve(e: Emitter, operand: Operand, space: str, size: int) -> Value:
             place = e.local_memory.find(name) if space in ("local", "generic") else None
             if place is not None:
                 return _local_access(e, place, name, offset, size)
-            address = _register_address(e, name, space)
-            address = e.op("add", address, offset) if offset else address
+            address = _register_address(e, name, offset, space)
         case _:
             raise e.invalid("this kind of address is not supported")
     return _checked(e, address, space, size)
@@ -93,11 +92,13 @@ def _named(e: Emitter, name: str, offset: int, size: int) -> Value:
     return e.variable_pointer(declaration, offset)
 
 
-def _register_address(e: Emitter, name: str, space: str) -> Value:
-    """Shared addresses may stand in 32-bit registers."""
-    if space == "shared" and e.registers.storage(name) == "i32":
-        return e.zext(e.registers.get(name, "i32"), "i64")
-    return e.registers.get(name, "i64")
+def _register_address(e: Emitter, name: str, offset: int, space: str) -> Value:
+    """Shared addresses may stand in 32-bit registers, and wrap around as such: [-4 + 8] is good."""
+    short = space == "shared" and e.registers.storage(name) == "i32"
+    address = e.registers.get(name, "i32" if short else "i64")
+    if offset:
+        address = e.op("add", address, offset % (1 << 32) if short else offset)
+    return e.zext(address, "i64") if short else address
 
 
 def _checked(e: Emitter, address: Value, space: str, size: int) -> Value:

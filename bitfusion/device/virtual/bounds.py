@@ -61,13 +61,13 @@ def ptx_badwindow(block: Block, code: int, address: int, size: int, x: int, y: i
 def in_window(block: Block, launch: Launch, address: int, size: int) -> int:
     """Whether a generic address lies in shared, local or parameter memory."""
     distance = address - block.shared
-    if distance >= 0 and distance + size <= launch.shared_size:
+    if distance >= 0 and distance <= launch.shared_size - size:
         return 1
     distance = address - block.local
-    if distance >= 0 and distance + size <= launch.local_size:
+    if distance >= 0 and distance <= launch.local_size - size:
         return 1
     distance = address - launch.parameters
-    return distance >= 0 and distance + size <= PARAMETERS_SIZE
+    return distance >= 0 and distance <= PARAMETERS_SIZE - size
 
 
 def ptx_range(launch: Launch, start: int, end: int) -> int:

@@ -18,7 +18,7 @@ from bitfusion.device.virtual.builder import FALSE, TRUE, Value
 from bitfusion.device.virtual.datatypes import Type
 from bitfusion.device.virtual.emitter import LAUNCH_POINTER, MEMORY_BASE, MEMORY_SIZE, SHADOW, SHARED_SIZE, Emitter
 from bitfusion.device.virtual.instructions import emit_unpredicated
-from bitfusion.device.virtual.layout import GRANULE, RUNTIME_FUNCTIONS
+from bitfusion.device.virtual.layout import GRANULE, RUNTIME_FUNCTIONS, THREADS_MAX
 from bitfusion.device.virtual.plan import Plan
 from bitfusion.device.virtual.rematerialize import RowCoefficients, is_sign
 from bitfusion.device.virtual.row_slice import Slice, Slicer
@@ -44,12 +44,13 @@ class RowEmitter(Emitter):
 
 @dataclass(frozen=True, slots=True)
 class _Test:
-    """``predicate`` compares ``value``, which grows by ``coefficient`` per thread."""
+    """``predicate`` compares ``value``, which grows by ``coefficient`` per thread. ``widened``: see ``RowCoefficients``."""
 
     predicate: str
     datatype: Type
     coefficient: int
     value: Operand
+    widened: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,11 @@ def _test(plan: Plan, coefficients: RowCoefficients, i: Instruction) -> _Test | 
     left_coefficient, right_coefficient = coefficients.of(left), coefficients.of(right)
     if left_coefficient is None or right_coefficient is None or (left_coefficient == 0) == (right_coefficient == 0):
         return None
-    return _Test(target.name, i.type, left_coefficient or right_coefficient, left if left_coefficient else right)
+    coefficient = left_coefficient or right_coefficient
+    if abs(coefficient) * THREADS_MAX >= 1 << i.type.bits:  # 16 bits may wrap around to beyond where they began
+        return None
+    value = left if left_coefficient else right
+    return _Test(target.name, i.type, coefficient, value, coefficients.widened(plan.chains[target.name]))
 
 
 def _row_access(slicer: Slicer, spaces: tuple[str, ...], i: Instruction, name: str, index: int) -> list[_RowAccess]:
@@ -162,14 +167,14 @@ def _grouped(accesses: Iterable[_RowAccess]) -> dict[tuple[Slice, str], list[_Ro
 
 
 def _test_at(e: Emitter, plan: Plan, test: _Test, x: Value) -> tuple[Value, Value, list[Value]]:
-    """(the outcome of the comparison, the compared value, the signs it depends on) in the thread ``x`` of the row."""
+    """(the outcome of the comparison, the compared value, what the row must have in common) in the thread ``x`` of the row."""
     thread, e.thread = e.thread, replace(e.thread, x=x)
     e.registers.forget()
-    signs = _compute(e, plan.chains[test.predicate])
+    kept = _compute(e, plan.chains[test.predicate], test.widened)
     found = (
         e.registers.get(test.predicate, e.registers.storage(test.predicate)),
         e.read(test.value, test.datatype),
-        signs,
+        kept,
     )
     e.registers.forget()
     e.thread = thread
@@ -180,18 +185,18 @@ def _same_outcome(e: Emitter, plan: Plan, test: _Test, first: Value, last: Value
     """(whether the comparison gives the same at both ends and the compared value did not wrap around or jump in between,
     what it gives)
     """
-    first_outcome, first_value, first_signs = _test_at(e, plan, test, first)
-    last_outcome, last_value, last_signs = _test_at(e, plan, test, last)
+    first_outcome, first_value, first_kept = _test_at(e, plan, test, first)
+    last_outcome, last_value, last_kept = _test_at(e, plan, test, last)
     expected = e.op("mul", e.bits(span, first_value.type), test.coefficient)
     linear = e.icmp("eq", e.op("sub", last_value, first_value), expected)
     prefix = "s" if test.datatype.signed else "u"
     monotonic = e.icmp(prefix + ("ge" if test.coefficient > 0 else "le"), last_value, first_value)
-    holds = _same(e, e.op("and", linear, monotonic), first_signs, last_signs)
+    holds = _same(e, e.op("and", linear, monotonic), first_kept, last_kept)
     return e.op("and", holds, e.icmp("eq", first_outcome, last_outcome)), first_outcome
 
 
 def _same(e: Emitter, holds: Value, first: list[Value], last: list[Value]) -> Value:
-    """``holds``, if also no sign changes along the row: what follows from it would jump."""
+    """``holds``, if also no value jumps along the row, with a sign or by wrapping around: so would what follows from it."""
     for one, other in zip(first, last, strict=True):
         holds = e.op("and", holds, e.icmp("eq", one, other))
     return holds
@@ -203,10 +208,10 @@ def _inside(
     """(whether the address grows evenly, all bytes from the lowest to the highest access of the row are valid, and every
     access is aligned; the address in the first thread).
     """
-    (first_address, first_signs), (last_address, last_signs) = (_address_at(e, slice_, x) for x in (first, last))
+    (first_address, first_kept), (last_address, last_kept) = (_address_at(e, slice_, x) for x in (first, last))
     expected = e.op("mul", e.zext(span, "i64"), slice_.coefficient)
     linear = e.icmp("eq", e.op("sub", last_address, first_address), expected)
-    holds = _same(e, linear, first_signs, last_signs)
+    holds = _same(e, linear, first_kept, last_kept)
     low, high = (first_address, last_address)[:: 1 if slice_.coefficient >= 0 else -1]
     start = e.op("add", low, min(access.offset for access in accesses))
     end = e.op("add", high, max(access.offset + access.size for access in accesses))
@@ -250,23 +255,31 @@ def _valid_device_memory(e: Emitter, start: Value, end: Value) -> Value:
 
 
 def _address_at(e: RowEmitter, slice_: Slice, x: Value) -> tuple[Value, list[Value]]:
-    """(the address register's value, the signs it depends on) in the thread ``x`` of the row."""
+    """(the address register's value, what the row must have in common) in the thread ``x`` of the row."""
     thread, e.thread = e.thread, replace(e.thread, x=x)
     e.registers.forget()
     for name in slice_.given:
         e.registers.set(name, e.shared_values[name] if name in e.shared_values else e.row_value(name, x))
-    signs = _compute(e, slice_.steps)
+    kept = _compute(e, slice_.steps, slice_.widened)
     address = e.registers.get(slice_.register, "i64")
     e.registers.forget()
     e.thread = thread
-    return address, signs
+    return address, kept
 
 
-def _compute(e: Emitter, steps: Iterable[Instruction]) -> list[Value]:
-    """Execute the steps; the signs among their results."""
-    signs = []
+def _compute(e: Emitter, steps: Iterable[Instruction], widened: Iterable[tuple[str, int]]) -> list[Value]:
+    """Execute the steps for the emitter's thread. What must be the same at both ends of the row, or a value jumps in between:
+    signs, and the widened values without their growth.
+    """
+    kept, growths = [], dict(widened)
     for step in steps:
         emit_unpredicated(e, step)
-        if is_sign(step) and isinstance(step.operands[0], Register):
-            signs.append(e.registers.get(step.operands[0].name, step.type.llvm))
-    return signs
+        if not isinstance(step.operands[0], Register):
+            continue
+        name = step.operands[0].name
+        if is_sign(step):
+            kept.append(e.registers.get(name, step.type.llvm))
+        elif name in growths:
+            value = e.registers.get(name, e.registers.storage(name))
+            kept.append(e.op("sub", value, e.op("mul", e.bits(e.thread.x, value.type), growths[name])))
+    return kept

@@ -8,7 +8,7 @@ executed again: nothing is saved, and addresses stay visibly linear in ``%tid.x`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from bitfusion.device.virtual.effects import destinations, reads, sources
 from bitfusion.device.virtual.liveness import Liveness
@@ -143,6 +143,21 @@ class RowCoefficients:
         values = [value for value in inputs if value is not None]
         return combined_coefficient(instruction, values) if len(values) == len(inputs) else None
 
+    def widened(self, steps: Iterable[Instruction]) -> tuple[tuple[str, int], ...]:
+        """(register, coefficient) of values that grow and are wider than what they are computed from.
+
+        There a wrap-around becomes a jump. Only two jumps can cancel: of one alone the final value tells.
+        """
+        wider = [name for step in steps if _widens(step) for name in destinations(step)]
+        found = [(name, growth) for name in wider if (growth := self.of(Register(name)))]
+        return tuple(found) if len(found) > 1 else ()
+
+
+def _widens(instruction: Instruction) -> bool:
+    if instruction.opcode == "cvt":
+        return instruction.types[0].bits > instruction.types[-1].bits
+    return instruction.opcode in ("mul", "mad") and instruction.has("wide")
+
 
 def special_coefficient(name: str) -> int | None:
     """Of the special register ``%name``."""
@@ -155,6 +170,8 @@ def combined_coefficient(instruction: Instruction, values: list[int]) -> int | N
     """The result's coefficient from those of the sources; None if it need not be linear."""
     if is_sign(instruction):
         return 0
+    if instruction.has("sat"):
+        return 0 if not any(values) else None
     match instruction.opcode, values:
         case (("mov" | "cvta"), [value]):
             return value
@@ -188,8 +205,11 @@ def _product_coefficient(instruction: Instruction, values: list[int]) -> int | N
 
 
 def is_sign(instruction: Instruction) -> bool:
-    """``shr.s32 x, 31``, ``and.b32 x, 0x80000000``: changes at most once along a row, which a look at both ends notices."""
-    if instruction.opcode not in ("shr", "and"):
+    """``shr.s32 x, 31``, ``and.b32 x, 0x80000000``: changes at most once along a row, which a look at both ends notices.
+
+    16 bits may change their sign more often: COEFFICIENT_MAX is no limit to them.
+    """
+    if instruction.opcode not in ("shr", "and") or instruction.type.bits < 32:
         return False
     operand, bits = instruction.operands[2], instruction.type.bits
     if not isinstance(operand, Immediate):

@@ -23,12 +23,16 @@ SLICE_SIZE_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """``steps`` compute ``register`` from ``given`` ones; it grows by ``coefficient`` from thread to thread."""
+    """``steps`` compute ``register`` from ``given`` ones; it grows by ``coefficient`` from thread to thread.
+
+    ``widened``: see ``RowCoefficients``.
+    """
 
     register: str
     steps: tuple[Instruction, ...]
     given: frozenset[str]
     coefficient: int
+    widened: tuple[tuple[str, int], ...]
 
 
 class Slicer:
@@ -89,8 +93,12 @@ class Slicer:
                     return None
                 own[name] = (step,)
         known = {**self._given, **dict.fromkeys(self._plan.uniform, 0)}
-        coefficient = RowCoefficients(ChainMap(own, dict(self._plan.chains)), known).of(Register(register))
-        return None if coefficient is None else Slice(register, (*chained, *steps), given, coefficient)
+        coefficients = RowCoefficients(ChainMap(own, dict(self._plan.chains)), known)
+        coefficient = coefficients.of(Register(register))
+        if coefficient is None:
+            return None
+        steps = [*chained, *steps]
+        return Slice(register, tuple(steps), given, coefficient, coefficients.widened(steps))
 
     def _find_dominators(self) -> dict[str, set[str]]:
         """Block -> the blocks every way from the start to it passes, with itself: without those it is not reached."""

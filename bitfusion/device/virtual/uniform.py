@@ -63,12 +63,19 @@ class _Uniformity:
         if instruction.opcode == "ld":
             return not self._reads_constant(instruction)
         if suspension(instruction) == "bar":
-            return False
+            return self._divides(instruction)
         if is_warp_operation(instruction) or instruction.opcode in _DIVERGENT_OPCODES:
             return True
         if instruction.opcode in _CARRY_READERS and CARRY in self.divergent:
             return True
         return any(self._divergent_operand(operand) for operand in sources(instruction))
+
+    def _divides(self, barrier: Instruction) -> bool:
+        """Whether a ``bar.red`` may give groups of threads results of their own: ones that are counted, or choose their barrier
+        (PTX ISA, 9.7.13.1: bar.red d, barrier{, threads}, predicate).
+        """
+        operands = sources(barrier)
+        return len(operands) > 2 or any(map(self._divergent_operand, operands[:1]))
 
     def _reads_constant(self, load: Instruction) -> bool:
         """A load of a kernel parameter, or of .const memory at an address all threads share."""

@@ -12,6 +12,7 @@ from numba import cuda, float32, int32, int64
 from bitfusion.device.virtual.source_line import source_line
 from bitfusion.errors import KernelFaultError
 from tests.device.virtual.gpu import HEADER, SPEC, Gpu
+from tests.device.virtual.ptx import kernel, run
 
 
 def fault(gpu, kernel, grid, block, *values, **options):
@@ -127,6 +128,17 @@ def test_addresses_that_are_nobodys(gpu, space, where):
     name = "CUDA_ERROR_MISALIGNED_ADDRESS" if where == "misaligned" else "CUDA_ERROR_ILLEGAL_ADDRESS"
     assert caught.value.cuda_name == name
     assert caught.value.details["address"] in (address, address - (1 << 64))
+
+
+@pytest.mark.parametrize("distance", [-4, 256, 2**31, 2**32, 2**63 - 8, 2**63 - 4, 2**63, 2**64 - 8])
+@pytest.mark.parametrize("variable", [".shared", ".local"])
+def test_generic_addresses_far_from_their_window(gpu, variable, distance):
+    moved = f"cvta{variable}.u64 %rd1, %rd1;" if variable == ".shared" else ""
+    body = f"""{variable} .align 16 .b8 s[256]; mov.u64 %rd1, s; {moved}
+    add.u64 %rd2, %rd1, {distance % 2**64}; st.u64 [%rd0], %rd1; ld.u32 %r1, [%rd2]; st.u32 [%rd0+8], %r1;"""
+    with pytest.raises(KernelFaultError) as caught:
+        run(gpu, kernel(body), np.zeros(2, np.int64))
+    assert caught.value.cuda_name == "CUDA_ERROR_ILLEGAL_ADDRESS"
 
 
 def barrier_then_store(x, index):
