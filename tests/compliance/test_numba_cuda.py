@@ -95,7 +95,8 @@ def test_outcomes_are_held_against_the_list(found, said):
 def test_a_module_that_can_be_loaded_leaves_the_list():
     outcomes = [Outcome("m.test_b.C.test_x", Verdict.PASSED)]
     assert list(skipped.untrue("m.test_b", outcomes, ENTRIES)) == ["m.test_b"]
-    assert not skipped.untrue("m.test_b", [Outcome("m.test_b", Verdict.NOT_RUN)], ENTRIES)
+    for verdict in (Verdict.NOT_RUN, Verdict.LEFT_OUT):
+        assert not skipped.untrue("m.test_b", [Outcome("m.test_b", verdict)], ENTRIES)
 
 
 def test_the_list_is_shrunk(tmp_path):

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -24,7 +26,7 @@ from pathlib import Path
 
 from tests.appliance import Appliance
 from tests.compliance.numba_cuda import modules, processes, skipped
-from tests.compliance.numba_cuda.outcome import BAD, Outcome, counted
+from tests.compliance.numba_cuda.outcome import BAD, Outcome, Verdict, counted
 
 DEVICES = "virtual:1x32GiB"
 """Room for many sessions; a virtual GPU takes memory as it is used."""
@@ -70,8 +72,14 @@ def _run(names: list[str], options: argparse.Namespace) -> dict[str, list[Outcom
     """The outcomes of every module; the ones that take long are started first."""
     results: dict[str, list[Outcome]] = {}
     with _place(options) as place, _Progress(len(names)) as progress, ThreadPoolExecutor(options.jobs) as pool:
+        ends = time.monotonic() + options.seconds
+
+        def one(name: str) -> list[Outcome]:
+            in_time = time.monotonic() < ends
+            return processes.run(name, place, seen=progress.seen) if in_time else [Outcome(name, Verdict.LEFT_OUT)]
+
         order = sorted(names, key=modules.weight, reverse=True)
-        running = {pool.submit(processes.run, name, place, seen=progress.seen): name for name in order}
+        running = {pool.submit(one, name): name for name in order}
         try:
             for done in as_completed(running):
                 results[running[done]] = done.result()
@@ -100,6 +108,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("-j", "--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes at a time")
     parser.add_argument("-v", "--verbose", action="store_true", help="with the tracebacks")
     parser.add_argument("--listed", action="store_true", help="also what fails as skipped.toml says")
+    parser.add_argument("--seconds", type=float, default=math.inf, metavar="S", help="start no module after that")
     parser.add_argument("--shrink", action="store_true", help="take what does not fail any more off skipped.toml")
     parser.add_argument("--list", action="store_true", help="only name the modules")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome")

@@ -18,6 +18,8 @@ class Verdict(StrEnum):
     """By the test itself."""
     NOT_RUN = "not run"
     """A module that could not be loaded."""
+    LEFT_OUT = "left out"
+    """A module, because the time was over."""
 
 
 BAD = (Verdict.FAILED, Verdict.ERROR, Verdict.NOT_RUN)

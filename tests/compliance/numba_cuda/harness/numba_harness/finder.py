@@ -106,7 +106,8 @@ def numba_cuda(name: str) -> ModuleType:
     config = import_module("numba.core.config")
     for setting in SETTINGS:
         vars(config).setdefault(setting, 0)
-    more = {"HAS_NUMBA": True, "config": config}
+    module.config = config
+    more = {"HAS_NUMBA": True}
     more |= {inside: private.module(f"{name}.{inside}") for inside in ATTRIBUTES}
     for attribute, value in more.items():
         if not hasattr(module, attribute):
