@@ -20,6 +20,11 @@ def is_foreign(value: object) -> bool:
 def foreign_type(value: Any) -> Type:
     """Our type for Numba's: scalars by name, containers by their parts (numba.core.types, class names as of 0.68). KernelTypeError."""
     text = str(value)
+    if type(value).__name__ == "_Intrinsic":
+        raise KernelTypeError(
+            f"{text:.60} runs Python inside the compiler, which is the appliance's: write a @cuda.jit(device=True) function, or declare one"
+            " of CUDA C++ or PTX with cuda.declare_device(name, signature, link=...)"
+        )
     if text in SCALARS:
         return SCALARS[text]
     match type(value).__name__:

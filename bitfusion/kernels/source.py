@@ -184,7 +184,8 @@ class _Capture:
             raise _UnfitError(names.refusal(path))
         if isinstance(value, FunctionType):
             raise _UnfitError(
-                f"{key!r} is a plain Python function; a kernel can call it once it is decorated with @cuda.jit(device=True)"
+                f"{key!r} is a plain Python function; a kernel can call it once it is decorated with @cuda.jit(device=True), and"
+                " not by an @overload or @register_jitable, which are for a compiler in this process"
             )
         try:
             return program.CONSTANT, encode_constant(self._in_device_memory(value))
