@@ -8,6 +8,8 @@ import pytest
 
 from tests.appliance import Appliance
 
+os.environ["NUMBA_DISABLE_PERFORMANCE_WARNINGS"] = "1"  # small grids and host arrays are what most tests launch
+
 
 @pytest.fixture(scope="session")
 def virtual_appliance(tmp_path_factory):

@@ -63,8 +63,8 @@ class Core:
         self.sources: set[bytes] = set()
         """Hashes of the kernel sources this session has been sent."""
         self._numbers = count(HANDLE_MIN)
-        self.put_off = 0
-        """How many blocks of the program keep releases back."""
+        self.put_off: list[object] = []
+        """An item for each block of the program, in any thread, that keeps releases back."""
 
     def next_number(self) -> int:
         """A number for a new handle; one sequence serves every kind, and none is used twice."""

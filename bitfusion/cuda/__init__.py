@@ -191,7 +191,8 @@ implementation = "bitfusion"
 
 SUBMODULES = frozenset(
     [
-        *("cg", "compiler", "cudadrv", "errors", "extending", "fp16", "libdevice", "random", "types", "vectorizers"),
+        *("cg", "compiler", "config", "cudadrv", "errors", "fp16"),
+        *("libdevice", "random", "types", "vectorizers"),
         *(f"cudadrv.{name}" for name in _CUDADRV),
     ]
 )

@@ -14,6 +14,7 @@ from bitfusion.client.client import Client
 from bitfusion.client.core import check_memory, check_session
 from bitfusion.cuda.mapped import MappedArray
 from bitfusion.cuda.memory import as_cuda_array, is_cuda_array
+from bitfusion.cuda.warned import warn_of_copy
 
 CopyBack: TypeAlias = tuple[DeviceArray, Any]
 """What to copy back after a launch: the device array, and the host array or record it came from."""
@@ -87,6 +88,8 @@ def copy_back(client: Client, back: list[CopyBack], stream: Any) -> None:
 def _copied(client: Client, host: Any, hint: Hint, stream: Any) -> DeviceArray:
     array = np.asanyarray(host)
     if hint.copied_in:
+        if isinstance(host, np.ndarray):
+            warn_of_copy()
         return client.to_device(array, stream)
     return client.device_array(array.shape, array.dtype, order=_order(array), stream=stream)
 

@@ -29,7 +29,7 @@ class Deallocations:
     @property
     def is_disabled(self) -> bool:
         """Whether releases are put off."""
-        return session().core.put_off > 0
+        return bool(session().core.put_off)
 
     def __len__(self) -> int:
         return len(session().core.dead)
@@ -43,11 +43,11 @@ class Deallocations:
     def disable(self) -> Iterator[None]:
         """A block in which nothing is released; it can be nested."""
         core = session().core
-        core.put_off += 1
+        core.put_off.append(None)
         try:
             yield
         finally:
-            core.put_off -= 1
+            core.put_off.pop()
 
 
 class Context:

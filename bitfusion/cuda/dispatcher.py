@@ -24,6 +24,7 @@ from bitfusion.cuda import arguments, current
 from bitfusion.cuda.declared import signature as as_signature
 from bitfusion.cuda.inspection import Inspection, Overloads
 from bitfusion.cuda.specialization import DeviceFunction, Specialization
+from bitfusion.cuda.warned import warn_of_grid
 from bitfusion.errors import InvalidValueError, KernelTypeError, LaunchError
 from bitfusion.kernels.overloads import best_first, equally_close
 from bitfusion.kernels.packing import Packer
@@ -105,7 +106,7 @@ class Launch:
 class Dispatcher(Inspection):
     """A kernel, or a device function. ``py_func`` is the Python function, ``options`` what the compiler is told.
 
-    ``signatures_declared`` are those given to ``jit``: with one, arguments are converted to it; with several, the closest that fits
+    ``declared`` are the signatures given to ``jit``: with one, arguments are converted to it; with several, the closest that fits
     is taken; with none, every new combination of argument types is compiled for itself.
     """
 
@@ -162,7 +163,9 @@ class Dispatcher(Inspection):
             raise TypeError(f"shared memory is a number of bytes, not {sharedmem!r}")
         if not 0 <= sharedmem <= SHARED_SIZE_MAX:
             raise LaunchError(f"{sharedmem} bytes of shared memory cannot be")
-        return Launch(self, dim3(griddim, "grid"), dim3(blockdim, "block"), stream, int(sharedmem))
+        launch = Launch(self, dim3(griddim, "grid"), dim3(blockdim, "block"), stream, int(sharedmem))
+        warn_of_grid(launch.grid)
+        return launch
 
     def _configure(self, configuration: Any) -> Launch:
         if not isinstance(configuration, tuple) or not 2 <= len(configuration) <= 4:

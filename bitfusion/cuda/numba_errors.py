@@ -6,7 +6,6 @@ As a module it stands for ``numba.core.errors`` where there is no Numba: the nam
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +23,7 @@ class NumbaWarning(Warning):
 
 
 class NumbaPerformanceWarning(NumbaWarning):
-    """Never given here: a program that turns it off may go on to."""
+    """Small grids, and host arrays in launches (warned.py)."""
 
 
 class NumbaDeprecationWarning(NumbaWarning):
@@ -74,8 +73,8 @@ def _initialise(self: Any, message: str, /, **details: Any) -> None:
     self.msg, self.loc, self._contexts = message, None, []
 
 
-def warn_of_options(text: str) -> None:
-    """NumbaInvalidConfigWarning, Numba's own where it has been imported."""
-    loaded = next((sys.modules[module] for module in MODULES if module in sys.modules), None)
-    category = getattr(loaded, "NumbaInvalidConfigWarning", NumbaInvalidConfigWarning)
-    warnings.warn(text, category, stacklevel=4)
+def warning(name: str) -> type[Warning]:
+    """The class of warnings of this name: Numba's own where it has been imported."""
+    places = [vars(sys.modules[module]) for module in MODULES if module in sys.modules]
+    found: type[Warning] = next(place[name] for place in [*places, globals()] if name in place)
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bitfusion.cuda.numba_errors import warn_of_options
+from bitfusion.cuda.warned import warn_of_options
 from bitfusion.errors import UnsupportedError
 
 CARVEOUTS = ("default", "maxl1", "maxshared")

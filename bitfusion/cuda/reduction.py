@@ -16,7 +16,7 @@ from bitfusion.client.array import DeviceArray
 from bitfusion.cuda.current import current
 from bitfusion.cuda.decorators import jit
 from bitfusion.cuda.device_names import DeviceName
-from bitfusion.cuda.dispatcher import Dispatcher
+from bitfusion.cuda.dispatcher import Dispatcher, Launch
 from bitfusion.cuda.memory import as_cuda_array, is_cuda_array
 from bitfusion.kernels.types import from_dtype
 
@@ -61,13 +61,16 @@ class Reduce:
         client = current()
         values = as_cuda_array(arr) if is_cuda_array(arr) else client.to_device(arr, stream)
         kernel = self._kernel(values.dtype)
+        block = (THREADS, 1, 1)
         blocks = min(-(-values.size // THREADS), BLOCKS_MAX)
         partial = client.device_array(blocks, values.dtype, stream=stream)
-        kernel[blocks, THREADS, stream](values, partial, values.dtype.type(start or 0), start is not None)
+        # launches of ours: nobody can act on a warning that their grids are small
+        first = Launch(kernel, (blocks, 1, 1), block, stream, 0)
+        first(values, partial, values.dtype.type(start or 0), start is not None)
         if blocks == 1:
             return partial
         result = client.device_array(1, values.dtype, stream=stream)
-        kernel[1, THREADS, stream](partial, result, values.dtype.type(0), False)
+        Launch(kernel, (1, 1, 1), block, stream, 0)(partial, result, values.dtype.type(0), False)
         return result
 
 

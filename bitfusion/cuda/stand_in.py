@@ -9,20 +9,27 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from bitfusion.cuda import gufunc, numba_errors, ufunc
+from bitfusion.cuda import config, gufunc, numba_errors, ufunc
 from bitfusion.kernels import types as kernel_types
 from bitfusion.version import __version__
 
-MODULES = frozenset({"numba", "numba.types", "numba.core", "numba.core.errors", "numba.core.types"})
+REAL = {
+    "numba.types": kernel_types,
+    "numba.core.types": kernel_types,
+    "numba.core.errors": numba_errors,
+    "numba.config": config,
+    "numba.core.config": config,
+}
+"""Modules of this package that stand for Numba's."""
+
+MODULES = frozenset({"numba", "numba.core", *REAL})
 """The modules that can be made here; ``numba.cuda`` and what is below it come from elsewhere."""
 
 
 def module(name: str) -> ModuleType:
     """The stand-in for the module ``name``. ModuleNotFoundError if Numba itself is needed for it."""
-    if name.endswith(".types"):
-        return kernel_types
-    if name == "numba.core.errors":
-        return numba_errors
+    if name in REAL:
+        return REAL[name]
     if name not in MODULES:
         raise ModuleNotFoundError(_missing(name), name=name)
     made = ModuleType(name, "What bitfusion offers of numba without Numba being installed: cuda and the types.")

@@ -16,6 +16,7 @@ from bitfusion.cli.bench.progress import Progress
 from bitfusion.cli.bench.report import show
 from bitfusion.cli.exit_codes import ExitCode
 from bitfusion.client.settings import target_of
+from bitfusion.cuda import config
 from bitfusion.device.discovery import INSTALL
 from bitfusion.errors import ConfigError
 
@@ -78,6 +79,7 @@ def _measure(parts: Sequence[str], server: str | None, devices: str, *, quick: b
         "session": lambda ground: asdict(session.measure(ground)),
         "train": lambda ground: asdict(train.measure(ground)),
     }
+    config.DISABLE_PERFORMANCE_WARNINGS = 1  # what is measured are launches, small ones too
     with Progress() as progress, Ground(server, devices, progress, quick=quick) as ground:
         found = {part: measures[part](ground) for part in parts}
         return {"machine": machine(ground), **found}
