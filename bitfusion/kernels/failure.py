@@ -16,7 +16,7 @@ HOLDERS = ("loc", "self", "inst", "stmt", "expr")
 """Variables by which Numba's passes hold a place, or something that has one."""
 
 REPLACED = {
-    "insert_unresolved_ref": "a device function calls itself, and Numba's CUDA target cannot compile recursion",
+    "insert_unresolved_ref": "a device function that calls itself needs a signature: @cuda.jit('int64(int64)', device=True)",
     "set_try_status": "exceptions cannot be caught on a GPU",
 }
 """Where Numba fails on a name of its own: what it means."""

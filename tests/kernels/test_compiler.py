@@ -407,7 +407,7 @@ def repeated(x):
         (in_a_device_function, line_of(broken.py_func, "step.missing"), "Unknown attribute 'missing' of type int64"),
         (no_overload, line_of(no_overload, "# here"), "No implementation of function"),
         (returns, line_of(returns, "# here"), "No conversion from float32 to none"),
-        (recursive, line_of(endless.py_func, "endless(value - 1)"), "cannot compile recursion"),
+        (recursive, line_of(endless.py_func, "endless(value - 1)"), "calls itself needs a signature"),
         (bad_call, line_of(bad_call, "# here"), "grid"),
         (power, line_of(power, "# here"), "constant expression"),
         (hidden_power, line_of(hidden_power, "# here"), "constant expression"),
