@@ -185,7 +185,9 @@ def load_module(core: Core, image: bytes | str) -> Operation[Owned]:
         if isinstance(image, str)
         else _bytes(image, "an image (PTX as text or bytes, a cubin or a fatbin)")
     )
-    if not 0 < len(image) <= limits.IMAGE_SIZE_MAX:
+    if not image:
+        raise InvalidValueError("the image is empty: pass PTX, a cubin or a fatbin")
+    if len(image) > limits.IMAGE_SIZE_MAX:
         raise InvalidValueError(f"an image of {len(image)} bytes is over the limit of {limits.IMAGE_SIZE_MAX}")
     number = core.next_number()
     yield from call(core, Opcode.MODULE_LOAD, 0, number, image)
