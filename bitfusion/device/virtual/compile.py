@@ -181,7 +181,9 @@ class PTXModule:
                 done.add(name)
                 function = self._module.functions[name]
                 if function.body is None:
-                    raise UnsupportedError(f"device function {name} has no body", feature=name)
+                    raise UnsupportedError(
+                        f"the function {name} has no body: link the code that defines it", feature=name
+                    )
                 DeviceFunction(unit, function).emit_function(internal=name not in exported)
 
     def _check_entries(self, kernel: str, plan: Plan, options: CompileOptions) -> None:

@@ -15,7 +15,8 @@ from bitfusion.device.virtual.emitter import BLOCK_POINTER, Emitter, function_na
 from bitfusion.device.virtual.layout import BLOCK, FUNCTION_SIZE, signature
 from bitfusion.device.virtual.metadata import ALWAYS
 from bitfusion.device.virtual.syntax import Address, Call, Immediate, Instruction, Operand, Register, Symbol
-from bitfusion.device.virtual.table import Table, unsupported
+from bitfusion.device.virtual.table import Table
+from bitfusion.errors import UnsupportedError
 
 TABLE = Table()
 
@@ -146,7 +147,11 @@ def _parameter_memory(e: Emitter, operand: Operand) -> Value:
 # functions of the system
 def _call_system(e: Emitter, i: Instruction, name: str, call: Call) -> None:
     if name not in _SYSTEM:
-        raise unsupported(i, f"{name} has no body")
+        raise UnsupportedError(
+            f"the function {name} has no body (PTX line {i.line}): link the code that defines it",
+            instruction=str(i),
+            line=i.line,
+        )
     arguments, results, emit = _SYSTEM[name]
     if len(call.arguments) != arguments or len(call.results) != results:
         raise e.invalid(f"the call does not fit {name}")

@@ -107,7 +107,7 @@ def test_a_function_without_a_body_is_named(gpu):
 
 
 def test_a_function_that_is_not_declared_is_named(gpu):
-    with pytest.raises(UnsupportedError, match="missing has no body"):
+    with pytest.raises(UnsupportedError, match=r"missing has no body .*: link the code"):
         gpu.load(body("call.uni missing;"))
 
 
