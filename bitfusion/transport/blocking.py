@@ -45,6 +45,9 @@ POLL_TIMEOUT_S = 1.0
 CLOSE_TIMEOUT_S = 10.0
 """How long to wait for the server to confirm the end; it frees everything in any case."""
 
+ABANDON_TIMEOUT_S = 1.0
+"""The same where the program's last wait was interrupted: what it waited for, it does not want any more."""
+
 FLUSHER_IDLE_TICKS = 20
 """Ticks without posted work after which the flusher sleeps until it is woken."""
 
@@ -68,6 +71,7 @@ class BlockingTransport:
         # the program is between taking bytes and the account of them: a signal handler must keep out
         self._moving = False
         self._interrupted = False  # it left that early: the next turn goes on from there
+        self._abandoned = False  # the last wait for an answer was left before its end
         session.turn = self._lock
         self._flusher: threading.Thread | None = None
         self._awake = threading.Event()
@@ -96,11 +100,15 @@ class BlockingTransport:
         self.session.wake = self._wake_flusher
 
     def close(self) -> None:
-        """End the session: what was posted is sent, and when this returns the lease is free again. Safe to call again."""
+        """End the session: what was posted is sent, and when this returns the lease is free again. Safe to call again.
+
+        Not so after CLOSE_TIMEOUT_S, or ABANDON_TIMEOUT_S after an interrupted wait: then the server ends what still runs.
+        """
         self._stop_flusher()
+        timeout_s = ABANDON_TIMEOUT_S if self._abandoned else CLOSE_TIMEOUT_S
         try:
             with contextlib.suppress(BitfusionError), self._lock:
-                self._say_goodbye(time.monotonic() + CLOSE_TIMEOUT_S)
+                self._say_goodbye(time.monotonic() + timeout_s)
         finally:
             self.session.end(SessionClosedError("the session is closed; connect again"))
             self._sock.close()
@@ -164,9 +172,11 @@ class BlockingTransport:
             except BaseException:
                 self._leave_turn()
                 if isinstance(wait, Call):
+                    self._abandoned = True
                     self.session.abandon(wait)
                 raise
         if wait is not Wait.ROOM:
+            self._abandoned = False
             now = time.perf_counter_ns()
             self.session.metrics.wait_ns += (moving or now) - started
             self.session.metrics.transfer_ns += now - (moving or now)

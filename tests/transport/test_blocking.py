@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -147,6 +148,21 @@ def test_closing_does_not_wait_for_ever_for_a_server_that_hangs(monkeypatch):
         transport.close()
         with pytest.raises(SessionClosedError):
             transport.session.post(Opcode.RELEASE, 0, 1)
+
+
+@pytest.mark.parametrize(("answered", "short", "long"), [(False, "ABANDON", "CLOSE"), (True, "CLOSE", "ABANDON")])
+def test_closing_waits_less_after_an_interrupted_wait_until_another_was_answered(monkeypatch, answered, short, long):
+    monkeypatch.setattr(blocking, f"{short}_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(blocking, f"{long}_TIMEOUT_S", TIMEOUT_S)
+    with joined() as (transport, end):
+        with pytest.raises(DeadlineError):
+            transport.run(ask(transport.session, Opcode.ECHO, b"given up"), deadline_s=0.01)
+        if answered:
+            with serving(end, lambda end: [end.serve_call() for _ in range(2)]):
+                assert transport.run(ask(transport.session, Opcode.ECHO, b"after")) == b"after"
+        started = time.monotonic()
+        transport.close()
+        assert time.monotonic() - started < TIMEOUT_S / 2
 
 
 def test_a_deadline_passes_while_sending_and_the_session_stays_in_step():
