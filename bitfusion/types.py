@@ -36,7 +36,8 @@ class DeviceSpec:
 class DeviceInfo:
     """The one snapshot of a device's properties a client gets in the welcome, so that queries need no round trip.
 
-    ``attributes`` maps ``CUdevice_attribute`` names without prefix (``MAX_THREADS_PER_BLOCK``) to integers.
+    ``attributes`` maps ``CUdevice_attribute`` names without prefix (``MAX_THREADS_PER_BLOCK``) to integers, and ``DRIVER_VERSION`` to that
+    of CUDA as ``cuDriverGetVersion`` writes it: 13000 is 13.0.
     """
 
     kind: str

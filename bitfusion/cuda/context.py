@@ -16,6 +16,7 @@ from bitfusion.cuda import current
 from bitfusion.cuda.current import current as session
 from bitfusion.cuda.mapped import ManagedArray, MappedArray, managed_array, mapped_array
 from bitfusion.cuda.memory import pinned_array
+from bitfusion.cuda.occupancy import blocks_per_multiprocessor, fullest_block
 from bitfusion.cuda.pointers import BYTES, MemoryPointer
 from bitfusion.cuda.refused import IMAGE, IPC, PEER, refuse
 
@@ -173,12 +174,17 @@ class Context:
         """UnsupportedError: a module goes when nobody holds it."""
         refuse(IMAGE, "modules")
 
-    def get_active_blocks_per_multiprocessor(self, *arguments: Any) -> NoReturn:
-        """UnsupportedError: the occupancy is the GPU's to know."""
-        refuse("the occupancy of a kernel is not asked of the leased GPU", "occupancy")
+    # occupancy
 
-    def get_max_potential_block_size(self, *arguments: Any) -> NoReturn:
-        """UnsupportedError: ``kernel.forall(n)`` chooses a block."""
-        refuse(
-            "the occupancy of a kernel is not asked of the leased GPU; kernel.forall(n) chooses a block", "occupancy"
-        )
+    def get_active_blocks_per_multiprocessor(self, func: Any, blocksize: int, memsize: int, flags: Any = None) -> int:
+        """How many blocks of a kernel run at once on a multiprocessor; ``func`` is one of a kernel's ``overloads``."""
+        return blocks_per_multiprocessor(func.info, session().device.attributes, blocksize, memsize)
+
+    def get_max_potential_block_size(
+        self, func: Any, b2d_func: Any, memsize: int, blocksizelimit: int, flags: Any = None
+    ) -> tuple[int, int]:
+        """(blocks, threads of a block) that fill the GPU; ``b2d_func`` gives the dynamic shared memory for a block's size, if it is any."""
+        attributes = session().device.attributes
+        dynamic = b2d_func or (lambda threads: memsize)
+        held, threads = fullest_block(func.info, attributes, dynamic, blocksizelimit)
+        return held * attributes.get("MULTIPROCESSOR_COUNT", 1), threads

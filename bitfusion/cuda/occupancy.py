@@ -6,7 +6,7 @@ registers by warp and shared memory by block in the units the hardware gives the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from bitfusion.types import FunctionInfo
 
@@ -37,6 +37,19 @@ def blocks_per_multiprocessor(info: FunctionInfo, attributes: Mapping[str, int],
         "MAX_SHARED_MEMORY_PER_MULTIPROCESSOR": shared,
     }
     return min((attributes[limit] // need for limit, need in needs.items() if limit in attributes and need), default=1)
+
+
+def fullest_block(
+    info: FunctionInfo, attributes: Mapping[str, int], shared_size: Callable[[int], int], threads_max: int
+) -> tuple[int, int]:
+    """(blocks a multiprocessor holds, threads of each) with the most threads running, of those the largest block; (0, 0) if none fits.
+
+    As ``cuOccupancyMaxPotentialBlockSize``: whole warps, of at most ``threads_max`` threads if that is not 0.
+    """
+    most = min(info.threads_max, threads_max or info.threads_max)
+    sizes = [most, *range(most // WARP_SIZE * WARP_SIZE, 0, -WARP_SIZE)]
+    held = [(blocks_per_multiprocessor(info, attributes, threads, shared_size(threads)), threads) for threads in sizes]
+    return max((item for item in held if item[0]), key=lambda item: (item[0] * item[1], item[1]), default=(0, 0))
 
 
 def _rounded(count: int, unit: int) -> int:

@@ -348,5 +348,6 @@ def _device_info(spec: DeviceSpec, context: Context) -> DeviceInfo:
     prefix = "CU_DEVICE_ATTRIBUTE_"
     values = {name.removeprefix(prefix): context.attribute(name) for name in driver.CUdevice_attribute.__members__}
     attributes = {name: value for name, value in values.items() if value is not None}
+    attributes["DRIVER_VERSION"] = context.version
     capability = (attributes["COMPUTE_CAPABILITY_MAJOR"], attributes["COMPUTE_CAPABILITY_MINOR"])
     return DeviceInfo(spec.kind, spec.name, spec.uuid, spec.memory_size, capability, attributes)

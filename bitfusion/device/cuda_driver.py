@@ -104,7 +104,7 @@ class Context:
             check(driver.cuInit(0), "cuInit")
         except RuntimeError as error:  # cuda.pathfinder's, where there is no libcuda
             raise DeviceError(f"the NVIDIA driver cannot be used: {error}") from None
-        version = check(driver.cuDriverGetVersion(), "cuDriverGetVersion")
+        self.version = version = int(check(driver.cuDriverGetVersion(), "cuDriverGetVersion"))
         if version < DRIVER_VERSION_MIN:
             raise UnsupportedError(
                 f"the NVIDIA driver is for CUDA {version // 1000}.{version % 1000 // 10}; 12.4 or newer is needed",

@@ -218,15 +218,12 @@ class Manager(cuda.HostOnlyCUDAMemoryManager, cuda.GetIpcHandleMixin):
         lambda: cuda.device_array(3).get_ipc_handle(),
         cuda.MappedMemory,
         cuda.PinnedMemory,
-        cuda.runtime.get_version,
         lambda: cuda.current_context().get_ipc_handle(None),
         lambda: cuda.current_context().open_ipc_handle(None, 0),
         lambda: cuda.current_context().enable_peer_access(None),
         lambda: cuda.current_context().create_module_ptx(""),
         lambda: cuda.current_context().create_module_image(""),
         lambda: cuda.current_context().unload_module(None),
-        lambda: cuda.current_context().get_active_blocks_per_multiprocessor(None, 1, 0),
-        lambda: cuda.current_context().get_max_potential_block_size(None, None, 0, 0),
     ],
 )
 def test_what_one_leased_gpu_does_not_have(use):
@@ -240,3 +237,15 @@ def test_modules_that_are_not_offered():
     for name in ("nvrtc", "nvvm"):
         with pytest.raises(AttributeError, match="not offered"):
             getattr(cuda.cudadrv, name)
+
+
+def test_the_version_of_cuda(client):
+    version = client.device.attributes["DRIVER_VERSION"]
+    assert cuda.runtime.get_version() == runtime.get_version() == (version // 1000, version // 10 % 100)
+    assert cuda.runtime.get_version() >= (12, 4)
+
+
+def test_a_device_that_does_not_say_its_version(client, monkeypatch):
+    monkeypatch.delitem(client.device.attributes, "DRIVER_VERSION")
+    with pytest.raises(UnsupportedError):
+        cuda.runtime.get_version()

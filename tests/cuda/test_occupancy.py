@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bitfusion import cuda
-from bitfusion.cuda.occupancy import blocks_per_multiprocessor
+from bitfusion.cuda.occupancy import blocks_per_multiprocessor, fullest_block
 from bitfusion.types import FunctionInfo
 
 A100 = {
@@ -38,6 +38,35 @@ A100 = {
 def test_the_scarcest_decides(threads, registers, static, dynamic, blocks):
     info = FunctionInfo("kernel", 0, (), registers, static, 0, 0, 1024)
     assert blocks_per_multiprocessor(info, A100, threads, dynamic) == blocks
+
+
+@pytest.mark.parametrize(
+    ("registers", "shared", "threads_max", "fullest"),
+    [
+        (32, lambda threads: 0, 0, (2, 1024)),
+        (32, lambda threads: 0, 200, (16, 128)),  # 2048 threads; blocks of 192 are 1920
+        (64, lambda threads: 0, 0, (1, 1024)),
+        (40, lambda threads: 0, 0, (3, 544)),  # 51 warps
+        (32, lambda threads: 160 * threads, 0, (1, 1024)),
+        (32, lambda threads: 200 * 1024, 0, (0, 0)),
+    ],
+)
+def test_the_fullest_block(registers, shared, threads_max, fullest):
+    info = FunctionInfo("kernel", 0, (), registers, 0, 0, 0, 1024)
+    held, threads = fullest_block(info, A100, shared, threads_max)
+    assert (held, threads) == fullest
+
+
+def test_a_context_tells_what_fits(client):
+    @cuda.jit("void(int32[::1])")
+    def nothing(values):
+        pass
+
+    (kernel,) = nothing.overloads.values()
+    context = cuda.current_context()
+    blocks, threads = context.get_max_potential_block_size(kernel, 0, 0, 1024)
+    held = context.get_active_blocks_per_multiprocessor(kernel, threads, 0)
+    assert held * client.device.attributes["MULTIPROCESSOR_COUNT"] == blocks > 0
 
 
 def test_a_device_that_tells_nothing_runs_a_block():

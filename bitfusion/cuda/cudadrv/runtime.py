@@ -1,25 +1,24 @@
-"""numba.cuda.cudadrv.runtime: CUDA's runtime library, which is the appliance's."""
+"""numba.cuda.cudadrv.runtime: which CUDA it is, which is the appliance's."""
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 from bitfusion.cuda.cudadrv.error import CudaRuntimeError
+from bitfusion.cuda.current import current
 from bitfusion.cuda.devices import is_supported_version
 from bitfusion.cuda.refused import refuse
 
-__all__ = ["CudaRuntimeError", "Runtime", "runtime"]
+__all__ = ["CudaRuntimeError", "Runtime", "get_version", "runtime"]
 
 
 class Runtime:
     """What programs ask about it."""
 
-    def get_version(self) -> NoReturn:
-        """UnsupportedError: there is none here, and the appliance's is not said."""
-        refuse(
-            "there is no CUDA runtime on this machine, and which one the appliance uses it does not say",
-            "runtime version",
-        )
+    def get_version(self) -> tuple[int, int]:
+        """(major, minor) of the leased GPU's driver; of a virtual GPU that of the PTX ISA it takes. UnsupportedError if it does not say."""
+        version = current().device.attributes.get("DRIVER_VERSION")
+        if version is None:
+            refuse("the leased device does not say which CUDA it is", "runtime version")
+        return version // 1000, version % 1000 // 10
 
     def is_supported_version(self) -> bool:
         """Yes."""
@@ -27,3 +26,8 @@ class Runtime:
 
 
 runtime = Runtime()
+
+
+def get_version() -> tuple[int, int]:
+    """The runtime's."""
+    return runtime.get_version()

@@ -238,6 +238,7 @@ def _device_info(spec: DeviceSpec) -> DeviceInfo:
         "MEMORY_CLOCK_RATE": 1_000_000,
         "GLOBAL_MEMORY_BUS_WIDTH": 128,
         "L2_CACHE_SIZE": 0,
+        "DRIVER_VERSION": 13000,  # the CUDA of PTX ISA 9.0, whose instructions docs/reference/ptx.md lists
         "COMPUTE_CAPABILITY_MAJOR": COMPUTE_CAPABILITY[0],
         "COMPUTE_CAPABILITY_MINOR": COMPUTE_CAPABILITY[1],
         "COOPERATIVE_LAUNCH": 1,
