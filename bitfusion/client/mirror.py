@@ -41,8 +41,8 @@ class Mirror:
     def fetch(self) -> None:
         """Bring the content back, after the work that used it last."""
         client = self.device.client
-        client.mirrors.discard(self)
         client.run(self.device._download(self._stream, self.host))
+        client.mirrors.discard(self)  # not before: after a failure or an interrupt the next wait brings it
 
     def covers(self, view: HostArray) -> bool:
         """Whether this is a view of the host array."""

@@ -39,7 +39,7 @@ def _text(error: KernelRaisedError) -> str:
 
 def _reversed(place: str) -> list[int]:
     """``(x, y, z)`` as Numba writes it."""
-    return [int(number) for number in re.findall(r"\d+", place)][::-1]
+    return [int(number) for number in re.findall(r"[0-9]{1,10}", place)][::-1]
 
 
 @functools.cache

@@ -53,10 +53,14 @@ class DeviceConstant:
     strides: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.type, Scalar) or self.type.dtype is None or len(self.shape) != len(self.strides):
+        if not isinstance(self.type, Scalar) or not _is_number(self.type) or len(self.shape) != len(self.strides):
             raise KernelTypeError(
                 f"a kernel cannot close over an array of {self.type} in device memory; pass it as an argument"
             )
+
+
+def _is_number(kind: Scalar) -> bool:
+    return kind.dtype is not None and kind.dtype.kind in "iufc"
 
 
 def encode_constant(value: object, depth: int = 0) -> Plain:

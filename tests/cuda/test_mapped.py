@@ -10,6 +10,8 @@ import pytest
 
 from bitfusion import cuda
 from bitfusion.cuda.mapped import ManagedArray, MappedArray
+from bitfusion.errors import BitfusionError
+from bitfusion.wire.operations import Opcode
 
 pytestmark = pytest.mark.usefixtures("client")
 
@@ -151,3 +153,16 @@ def test_what_was_dropped_is_not_brought_back(client):
     gc.collect()
     assert not client.mirrors
     cuda.synchronize()
+
+
+def test_content_whose_way_back_fails_comes_with_the_next_wait():
+    array = cuda.mapped_array(4, np.int32)
+    array.fill(0)
+    add_one[1, 4](array)
+    core = cuda.to_device(array).client.core
+    core.session.post(Opcode.RELEASE, 0, 1)  # an address of nothing: the next call says so
+    with pytest.raises(BitfusionError):
+        array._mirror.fetch()
+    assert array._mirror.is_away
+    cuda.synchronize()
+    assert array.tolist() == [1] * 4

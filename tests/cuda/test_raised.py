@@ -112,6 +112,11 @@ def test_what_a_worker_says_is_only_a_name(name):
     assert as_raised(error, {}) is error
 
 
+def test_places_are_what_a_worker_says_and_may_be_nonsense():
+    error = KernelRaisedError("x", exception="ValueError", text="said", thread="9" * 10_000, block="(1, 2, \u0663)")
+    assert str(as_raised(error, {})).endswith("ctaid=[2, 1]: said")
+
+
 def test_the_session_goes_on():
     values = cuda.to_device(np.arange(16.0))
     for _ in range(2):

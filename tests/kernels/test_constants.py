@@ -219,6 +219,8 @@ def test_tuples_in_tuples_end():
         ["device", "float32", 4096, ["x"], [4]],
         ["device", ["array", "float32", 1, "C"], 4096, [1], [4]],
         ["device", "none", 4096, [1], [4]],
+        ["device", "bool", 4096, [1], [1]],
+        ["device", "datetime64[s]", 4096, [1], [8]],
         ["device", "float32", 4096, [1] * 9, [4] * 9],
         ["type", None],
     ],
