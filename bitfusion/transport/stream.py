@@ -27,6 +27,9 @@ T = TypeVar("T")
 CLOSE_TIMEOUT_S = 10.0
 """How long to wait for the server to confirm the end; it frees everything in any case."""
 
+ABANDON_TIMEOUT_S = 1.0
+"""The same where the program's last wait was cancelled: what it waited for, it does not want any more."""
+
 
 class Peer(Protocol):
     """Who lives on a stream: takes received bytes and learns when sent ones have left."""
@@ -116,6 +119,7 @@ class AsyncTransport:
         self._loop = asyncio.get_running_loop()
         self._stream = StreamProtocol(self)
         self._calls: dict[Call, asyncio.Future[None]] = {}
+        self._abandoned = False  # the last wait for an answer was cancelled
         self._waiters: list[asyncio.Future[None]] = []
         self._closed = self._loop.create_future()
         self.printed: Callable[[], None] | None = None
@@ -153,10 +157,13 @@ class AsyncTransport:
         await self._loop.create_connection(lambda: self._stream, sock=sock)
 
     async def close(self) -> None:
-        """End the session: what was posted is sent, and when this returns the lease is free again. Safe to call again."""
+        """End the session: what was posted is sent, and when this returns the lease is free again. Safe to call again.
+
+        Not so after CLOSE_TIMEOUT_S, or ABANDON_TIMEOUT_S after a cancelled wait: then the server ends what still runs.
+        """
         try:
             with contextlib.suppress(TimeoutError, BitfusionError):
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                async with asyncio.timeout(ABANDON_TIMEOUT_S if self._abandoned else CLOSE_TIMEOUT_S):
                     await self.wait(Wait.SENT)
                     self._stream.send(self.session.goodbye())
                     await asyncio.shield(self._closed)  # the server hangs up once all is freed
@@ -220,7 +227,9 @@ class AsyncTransport:
         future = self._calls[call] = self._loop.create_future()
         try:
             await future
+            self._abandoned = False
         except asyncio.CancelledError:
+            self._abandoned = True
             self.session.abandon(call)
             raise
         finally:

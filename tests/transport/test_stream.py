@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 
 import pytest
 
-from bitfusion.errors import SessionClosedError
+from bitfusion.errors import DeadlineError, SessionClosedError
 from bitfusion.session.hello import Hello
 from bitfusion.transport import stream
 from bitfusion.transport.address import Target
 from bitfusion.wire.operations import Opcode
 from tests.transport.test_blocking import End
+from tests.transport.test_faces import ask
 
 
 @pytest.fixture
@@ -86,3 +88,33 @@ async def test_closing_sends_what_was_posted_beyond_the_credits(listener):
     assert ends[0].operations == 40
     with pytest.raises(SessionClosedError):
         transport.session.post(Opcode.RELEASE, 0, 1)
+
+
+@pytest.mark.parametrize(("calls", "short", "long"), [(0, "ABANDON", "CLOSE"), (2, "CLOSE", "ABANDON")])
+async def test_closing_waits_less_after_a_cancelled_wait_until_another_was_answered(
+    listener, monkeypatch, calls, short, long
+):
+    monkeypatch.setattr(stream, f"{short}_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(stream, f"{long}_TIMEOUT_S", 20)
+    given_up, over = threading.Event(), threading.Event()
+
+    def serve():
+        sock, _ = listener.accept()
+        with sock:
+            end = End(sock, credit_count=8)
+            given_up.wait(20)
+            for _ in range(calls):
+                end.serve_call()
+            over.wait(20)
+
+    with background(serve):
+        transport = await stream.open_session(target(listener), Hello())
+        with pytest.raises(DeadlineError):
+            await transport.run(ask(transport.session, Opcode.ECHO, b"given up"), deadline_s=0.01)
+        given_up.set()
+        if calls:
+            assert await transport.run(ask(transport.session, Opcode.ECHO, b"after")) == b"after"
+        started = time.monotonic()
+        await transport.close()
+        over.set()
+        assert time.monotonic() - started < 10
