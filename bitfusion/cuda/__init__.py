@@ -191,7 +191,7 @@ implementation = "bitfusion"
 
 SUBMODULES = frozenset(
     [
-        *("cg", "compiler", "config", "cudadrv", "errors", "extending", "fp16"),
+        *("args", "cg", "compiler", "config", "cudadrv", "errors", "extending", "fp16"),
         *("libdevice", "random", "types", "vectorizers"),
         *(f"cudadrv.{name}" for name in _CUDADRV),
     ]

@@ -5,6 +5,7 @@ Owns what becomes of each argument. Device arrays pass untouched, once it is sur
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +16,9 @@ from bitfusion.client.core import check_memory, check_session
 from bitfusion.cuda.mapped import MappedArray
 from bitfusion.cuda.memory import as_cuda_array, is_cuda_array
 from bitfusion.cuda.warned import warn_of_copy
+from bitfusion.errors import KernelTypeError
+from bitfusion.kernels.typeof import typeof
+from bitfusion.kernels.types import Type
 
 CopyBack: TypeAlias = tuple[DeviceArray, Any]
 """What to copy back after a launch: the device array, and the host array or record it came from."""
@@ -44,6 +48,27 @@ class Out(Hint):
 
 class InOut(Hint):
     """Copied to the device before and back after the launch: what a host array without a hint is."""
+
+
+def extended(extensions: Sequence[Any], values: tuple[Any, ...], stream: Any) -> tuple[tuple[Any, ...], list[Any]]:
+    """The arguments as extensions change them, the last registered first, and what to call after the launch.
+
+    As in Numba each has ``prepare_args(ty, val, stream=, retr=)``, which returns a type and a value and may append functions without
+    arguments to the list ``retr``. ``ty`` is None for what has no type; the type it returns is not needed: it is that of the value.
+    """
+    retr: list[Any] = []
+    if not extensions:
+        return values, retr
+    made = []
+    for value in values:
+        try:
+            kind: Type | None = typeof(value.value if isinstance(value, Hint) else value)
+        except KernelTypeError:  # the extension's to make something of
+            kind = None
+        for extension in reversed(extensions):
+            kind, value = extension.prepare_args(kind, value, stream=stream, retr=retr)
+        made.append(value)
+    return tuple(made), retr
 
 
 def on_device(client: Client, values: tuple[Any, ...], stream: Any) -> tuple[list[Any], list[CopyBack]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bitfusion.cuda.declared import is_signature
@@ -19,7 +19,6 @@ ACCEPTED = frozenset({"cache", "lto", "nopython"})
 """Options of numba.cuda without a meaning of their own here: the appliance caches every kernel, and links as it must."""
 
 REFUSED: Mapping[str, str] = {
-    "extensions": "argument extensions would have to run on the appliance; convert the arguments before the launch",
     "boundscheck": "bounds are not checked by the kernel; the virtual GPU checks every access by itself",
     "argtypes": "give the signature as the first argument",
     "restype": "give the signature as the first argument",
@@ -43,12 +42,14 @@ def jit(
     fastmath: Any = False,
     max_registers: int | None = None,
     shared_memory_carveout: Any = None,
+    extensions: Sequence[Any] = (),
     **options: Any,
 ) -> Any:
     """Make a kernel of a Python function, or with ``device`` a function that kernels call.
 
     As ``@jit``, ``@jit(...)``, ``@jit("void(float32[:])")``, ``@jit([signature, ...])``; signatures are text, ``void(float32[:])`` or
     tuples of types. A kernel with signatures is compiled for them here, which opens the session; others at their first launch.
+    The ``prepare_args`` of ``extensions`` may change arguments before a launch (arguments.py).
     KernelError; KernelTypeError for a wrong signature, UnsupportedError for an option that cannot be.
     """
     _check(options)
@@ -66,7 +67,9 @@ def jit(
         forceinline=forceinline,
     )
     declared = _signatures(func_or_sig)
-    make = functools.partial(_make, options=chosen, declared=declared or (), device=device, code=links(link))
+    make = functools.partial(
+        _make, options=chosen, declared=declared or (), device=device, code=links(link), extensions=list(extensions)
+    )
     return make if declared is not None or func_or_sig is None else make(func_or_sig)
 
 
@@ -78,7 +81,13 @@ def _signatures(given: Any) -> list[Signature] | None:
 
 
 def _make(
-    function: Callable[..., Any], *, options: dict[str, Any], declared: Any, device: bool, code: tuple[Link, ...]
+    function: Callable[..., Any],
+    *,
+    options: dict[str, Any],
+    declared: Any,
+    device: bool,
+    code: tuple[Link, ...],
+    extensions: Sequence[Any],
 ) -> Dispatcher:
     if isinstance(function, Dispatcher):
         function = function.py_func
@@ -89,7 +98,7 @@ def _make(
     for signature in declared:
         if signature.return_type is not none:
             raise KernelTypeError(f"CUDA kernel must have void return type, but its signature is {signature}")
-    made = Dispatcher(function, options, declared, device=False, links=code)
+    made = Dispatcher(function, options, declared, device=False, links=code, extensions=extensions)
     for signature in declared:
         made.compile(signature)
     return made

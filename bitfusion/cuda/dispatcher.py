@@ -118,6 +118,7 @@ class Dispatcher(Inspection):
         *,
         device: bool,
         links: tuple[Link, ...] = (),
+        extensions: Sequence[Any] = (),
     ) -> None:
         functools.update_wrapper(self, py_func)
         self.__qualname__ = py_func.__qualname__  # the wrapper sets it, which a type checker does not see
@@ -126,6 +127,8 @@ class Dispatcher(Inspection):
         self.declared = tuple(declared)
         self.device = device
         self.links = links
+        self._extensions = list(extensions)
+        self._extensible = bool(extensions)
         self.specializations: dict[Signature, Dispatcher] = {}
         """What ``specialize`` has made."""
         self._can_compile = True
@@ -144,6 +147,14 @@ class Dispatcher(Inspection):
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """As a method: the instance is the first argument."""
         return self if instance is None else python_types.MethodType(self, instance)
+
+    @property
+    def extensions(self) -> list[Any]:
+        """What may change arguments before a launch. Who asks for the list may add to it, so launches look at it from then on."""
+        with self._lock:
+            self._extensible = True
+            self.quick = (None, {})
+        return self._extensions
 
     # configuring
 
@@ -204,6 +215,7 @@ class Dispatcher(Inspection):
         """The slow way: any arguments, any session."""
         client = current.current()
         stream = client.stream_number(launch.stream)
+        values, afterwards = arguments.extended(self._extensions, values, launch.stream)
         ready, back = arguments.on_device(client, values, launch.stream)
         found = self._specialization(client, ready)
         data = self._pack(found, ready)
@@ -212,6 +224,8 @@ class Dispatcher(Inspection):
         if self._waits:
             found.wait(launch.stream)
         arguments.copy_back(client, back, launch.stream)
+        for action in afterwards:
+            action()
 
     def _pack(self, found: Specialization, values: list[Any]) -> bytes:
         try:
@@ -231,7 +245,7 @@ class Dispatcher(Inspection):
                 if self.declared
                 else self._made_for(client, Signature(none, *given))
             )
-            if not self._waits and all(map(_known_by_class, values, given)):
+            if not self._waits and not self._extensible and all(map(_known_by_class, values, given)):
                 self.quick[1][_key(values)] = found
             return found
 
@@ -317,7 +331,7 @@ class Dispatcher(Inspection):
         wanted = Signature(none, *(value if isinstance(value, Type) else next(found) for value in values))
         if wanted not in self.specializations:
             self.specializations[wanted] = Dispatcher(
-                self.py_func, self.options, [wanted], device=False, links=self.links
+                self.py_func, self.options, [wanted], device=False, links=self.links, extensions=self._extensions
             )
         made = self.specializations[wanted]
         made.compile(wanted)

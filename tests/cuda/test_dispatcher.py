@@ -342,7 +342,7 @@ def test_options_are_taken():
     assert out.copy_to_host()[0] == pytest.approx(3, rel=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"extensions": [1]}, {"boundscheck": True}, {"argtypes": "f4"}, {"colour": 1}])
+@pytest.mark.parametrize("options", [{"boundscheck": True}, {"argtypes": "f4"}, {"colour": 1}])
 def test_other_options_are_refused(options):
     with pytest.raises(UnsupportedError, match=next(iter(options))):
         cuda.jit(**options)(lambda out: None)
