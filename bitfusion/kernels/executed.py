@@ -6,7 +6,9 @@ files, of notebook cells and of doctests are ``linecache``'s.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from types import CodeType
@@ -19,6 +21,16 @@ _texts: OrderedDict[tuple[str, str], None] = OrderedDict()
 
 _size = 0
 _watching = False
+_lock = threading.RLock()
+
+
+def _unlock() -> None:
+    """In a forked child, whose parent's other thread may have been in the midst of it."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock)
 
 
 def watch() -> None:
@@ -40,13 +52,20 @@ def _heard(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def _keep(file: str, text: str) -> None:
+    """May be entered by all threads, and again by a signal's handler in its midst: each step leaves what the next can do with."""
     global _size
-    if (file, text) not in _texts:
+    with _lock:
+        if _texts.pop((file, text), text) is not text:
+            _size -= len(text)
+        _texts[file, text] = None
         _size += len(text)
-    _texts[file, text] = None
-    _texts.move_to_end((file, text))
-    while _size > TEXTS_SIZE_MAX:
-        _size -= len(_texts.popitem(last=False)[0][1])
+        while _size > TEXTS_SIZE_MAX and _texts:
+            _size -= len(_texts.popitem(last=False)[0][1])
+
+
+def _kept() -> list[tuple[str, str]]:
+    with _lock:
+        return list(_texts)
 
 
 def lines_of(code: CodeType) -> list[str]:
@@ -56,7 +75,7 @@ def lines_of(code: CodeType) -> list[str]:
     """
     if not code.co_filename.startswith("<"):
         return []
-    for file, text in reversed(list(_texts)):
+    for file, text in reversed(_kept()):
         if file == code.co_filename and code.co_name.strip("<>") in text and _holds(text, code):
             return text.splitlines(keepends=True)
     return []

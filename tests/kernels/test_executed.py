@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -75,3 +76,31 @@ print(source.capture(names["kernel"]).name)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "kernel\n"
+
+
+def test_threads_that_compile_disturb_neither_each_other_nor_the_count(monkeypatch):
+    """An audit hook that raises fails the program's own compile."""
+    monkeypatch.setattr(executed, "TEXTS_SIZE_MAX", 300)
+    texts = [f"def kernel(x):\n    return {number}\n" for number in range(20)]
+    failures = []
+
+    def compile_all():
+        try:
+            for _ in range(100):
+                for text in texts:
+                    compile(text, "<threads>", "exec")
+        except Exception as error:
+            failures.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=compile_all) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not failures
+    assert executed._size == sum(len(text) for _, text in executed._texts) <= 300
