@@ -79,12 +79,15 @@ def _module(ir: str) -> llvm.ModuleRef:
     return module
 
 
-def compile_ir(ir: str) -> bytes:
-    """Object code (ELF) of LLVM IR text without a target triple; InvalidValueError if it is not IR."""
+def compile_ir(ir: str, *, pack: bool = True) -> bytes:
+    """Object code (ELF) of LLVM IR text without a target triple; InvalidValueError if it is not IR.
+
+    ``pack``: look for scalars of one thread that make a vector (LLVM's SLP vectoriser).
+    """
     module = _module(ir)
     machine = _machine()
     tuning = llvm.create_pipeline_tuning_options(speed_level=OPTIMIZATION_LEVEL)
-    tuning.loop_vectorization = tuning.slp_vectorization = True
+    tuning.loop_vectorization, tuning.slp_vectorization = True, pack
     builder = llvm.create_pass_builder(machine, tuning)
     builder.getModulePassManager().run(module, builder)
     return bytes(machine.emit_object(module))

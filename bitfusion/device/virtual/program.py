@@ -104,4 +104,5 @@ class Program:
 
     def _make_kernel(self, name: str) -> CompiledKernel:
         code = self._module.kernel(name, self._options)
-        return CompiledKernel(replace(code, ir=""), compile_ir(code.ir))
+        # where threads stop, their loops are cut and vectorised over threads: packing finds nothing there, and costs a tenth
+        return CompiledKernel(replace(code, ir=""), compile_ir(code.ir, pack=len(code.regions) == 1))

@@ -32,10 +32,10 @@ def run(directory, **options):
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """What was compiled: one entry for each piece of machine code."""
+    """How it was compiled: one entry for each piece of machine code."""
     made = []
     compile_ir = program.compile_ir
-    monkeypatch.setattr(program, "compile_ir", lambda ir: made.append(ir) or compile_ir(ir))
+    monkeypatch.setattr(program, "compile_ir", lambda ir, **how: made.append(how) or compile_ir(ir, **how))
     return made
 
 
@@ -50,6 +50,11 @@ def test_other_options_are_other_code(tmp_path, compiled):
     run(tmp_path)
     run(tmp_path, bounds_check=False)
     assert len(compiled) == 6
+
+
+def test_scalars_are_packed_where_no_thread_stops(tmp_path, compiled):
+    run(tmp_path)
+    assert compiled == [{"pack": False}, {}, {"pack": True}]  # a kernel with a barrier, functions, a kernel without
 
 
 def truncate(path):
