@@ -31,6 +31,9 @@ class Callbacks:
             if self._running:
                 return
             self._running = True
+        self._start()
+
+    def _start(self) -> None:
         threading.Thread(target=self._run, name="bitfusion-callbacks", daemon=True).start()
 
     def _run(self) -> None:
@@ -40,7 +43,11 @@ class Callbacks:
                     self._running = False
                     return
                 wait, done = self._waiting.popleft()
-            _call(wait, done)
+            try:
+                _call(wait, done)
+            except BaseException:  # a warning that is an error; what waits goes on in another thread
+                self._start()
+                raise
 
 
 def _call(wait: Callable[[], None], done: Callable[[BitfusionError | None], object]) -> None:
@@ -49,6 +56,9 @@ def _call(wait: Callable[[], None], done: Callable[[BitfusionError | None], obje
         wait()
     except BitfusionError as error:
         failure = error
+    except Exception as error:  # what the program's own on_output raises
+        failure = BitfusionError(f"waiting for the stream ended in {type(error).__name__}: {error}")
+        failure.__cause__ = error
     try:
         done(failure)
     except Exception as error:
