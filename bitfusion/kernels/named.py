@@ -38,7 +38,7 @@ class NamedTuple(Tuple):
     fields: tuple[str, ...]
 
     def __new__(cls, class_name: str, fields: Sequence[str], elements: Sequence[Type]) -> Self:
-        if len(fields) != len(elements) or len(fields) > FIELD_COUNT_MAX:
+        if len(fields) != len(elements):
             raise KernelTypeError(f"a named tuple of {len(fields)} fields cannot have {len(elements)} elements")
         tuple_class(class_name, tuple(fields))
         name = f"{class_name}({', '.join(f'{field}: {kind}' for field, kind in zip(fields, elements, strict=True))})"
@@ -101,6 +101,10 @@ def enum_parts(found: enum.EnumMeta) -> tuple[str, bool, tuple[Member, ...]]:
 
 def tuple_class(name: str, fields: tuple[str, ...]) -> type[tuple[Any, ...]]:
     """The named tuple class of these fields. KernelTypeError for names that cannot be."""
+    if len(fields) > FIELD_COUNT_MAX:
+        raise KernelTypeError(
+            f"a named tuple of {len(fields)} fields is too large for a kernel ({FIELD_COUNT_MAX} at most)"
+        )
     for word in (name, *fields):
         check_name(word)
     return _tuple_class(name, fields)

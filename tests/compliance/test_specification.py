@@ -10,7 +10,7 @@ import pytest
 
 from bitfusion import limits
 from bitfusion.errors import BY_CODE
-from bitfusion.kernels import constants, cuda_source, options, program, signatures, syntax, types, wanted
+from bitfusion.kernels import constants, cuda_source, named, options, program, signatures, syntax, types, wanted
 from bitfusion.server import server
 from bitfusion.session.hello import TEXT_SIZE_MAX, VERSION_COUNT_MAX, Hello, Welcome
 from bitfusion.types import DeviceInfo
@@ -146,14 +146,23 @@ KERNEL_LIMITS = {
     "functions": program.FUNCTION_COUNT_MAX,
     "names from outside, per function": program.BINDING_COUNT_MAX,
     "signatures, per function": program.SIGNATURE_COUNT_MAX,
+    "name of a function": program.NAME_SIZE_MAX,
+    "name from outside": program.KEY_SIZE_MAX,
+    "file": program.FILE_SIZE_MAX,
     "linked code, per kernel": program.LINK_COUNT_MAX,
     "CUDA C++, each": cuda_source.SIZE_MAX,
     "text of a function": program.TEXT_SIZE_MAX,
     "line": program.LINE_MAX,
 }
+TYPE_LIMITS = {
+    "fields of a named tuple, members of an enum": named.FIELD_COUNT_MAX,
+    "name of a field, a member or a class": types.NAME_SIZE_MAX,
+    "dimensions of an array": types.DIMENSION_COUNT_MAX,
+    "string of fixed length": types.CHARS_COUNT_MAX,
+}
 
 
-@pytest.mark.parametrize(("number", "expected"), [("7", LIMITS), ("9.1", KERNEL_LIMITS)])
+@pytest.mark.parametrize(("number", "expected"), [("7", LIMITS), ("9.1", KERNEL_LIMITS), ("9.2", TYPE_LIMITS)])
 def test_limits(number, expected):
     rows = tables(number)[-1]
     assert {name: size(value) for name, value, _ in rows} == expected

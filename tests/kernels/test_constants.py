@@ -13,6 +13,7 @@ from numba import types as numba_types
 from bitfusion.errors import KernelError, KernelTypeError, RemoteProtocolError
 from bitfusion.kernels import types
 from bitfusion.kernels.constants import decode_constant, encode_constant, holds_text
+from bitfusion.kernels.named import FIELD_COUNT_MAX
 from bitfusion.wire import codec
 
 POINT = np.dtype([("x", np.float32), ("m", np.int16, (2, 3))], align=True)
@@ -220,6 +221,7 @@ def test_tuples_in_tuples_end():
         ["device", ["array", "float32", 1, "C"], 4096, [1], [4]],
         ["device", "none", 4096, [1], [4]],
         ["device", "bool", 4096, [1], [1]],
+        ["fields", "Point", [f"f{number}" for number in range(FIELD_COUNT_MAX + 1)]],
         ["device", "datetime64[s]", 4096, [1], [8]],
         ["device", "float32", 4096, [1] * 9, [4] * 9],
         ["type", None],
