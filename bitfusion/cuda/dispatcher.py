@@ -57,15 +57,19 @@ class DeviceFunctionError(LaunchError, RuntimeError):
 class Launch:
     """A kernel with its launch configuration: call it with the kernel's arguments."""
 
-    __slots__ = ("block", "config", "dispatcher", "grid", "sharedmem", "stream")
+    __slots__ = ("blockdim", "config", "dispatcher", "griddim", "sharedmem", "stream")
 
     def __init__(self, dispatcher: Dispatcher, grid: Dim3, block: Dim3, stream: Any, sharedmem: int) -> None:
         self.dispatcher = dispatcher
-        self.grid = grid
-        self.block = block
+        self.griddim = grid
+        self.blockdim = block
         self.stream = stream
         self.sharedmem = sharedmem
         self.config = CONFIG.pack(*grid, *block, sharedmem)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its kernel is; a stream cannot go with it."""
+        return Dispatcher.configure, (self.dispatcher, self.griddim, self.blockdim, self.stream, self.sharedmem)
 
     def __call__(self, *values: Any) -> None:
         """Launch: returns when it is posted; with host arrays when they are copied back. LaunchError, KernelError."""
@@ -144,6 +148,10 @@ class Dispatcher(Inspection):
     def __repr__(self) -> str:
         return f"<{'device function' if self.device else 'kernel'} {self.__qualname__}>"
 
+    def __reduce__(self) -> str:
+        """Pickled by reference, as functions are: what no module holds cannot be, as its source would not go with it."""
+        return str(self.__qualname__)
+
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """As a method: the instance is the first argument."""
         return self if instance is None else python_types.MethodType(self, instance)
@@ -175,7 +183,7 @@ class Dispatcher(Inspection):
         if not 0 <= sharedmem <= SHARED_SIZE_MAX:
             raise LaunchError(f"{sharedmem} bytes of shared memory cannot be")
         launch = Launch(self, dim3(griddim, "grid"), dim3(blockdim, "block"), stream, int(sharedmem))
-        warn_of_grid(launch.grid)
+        warn_of_grid(launch.griddim)
         return launch
 
     def _configure(self, configuration: Any) -> Launch:
@@ -219,7 +227,7 @@ class Dispatcher(Inspection):
         ready, back = arguments.on_device(client, values, launch.stream)
         found = self._specialization(client, ready)
         data = self._pack(found, ready)
-        found.check(launch.config, launch.grid, launch.block, launch.sharedmem)
+        found.check(launch.config, launch.griddim, launch.blockdim, launch.sharedmem)
         client.run(operations.post(client.core, Opcode.LAUNCH, stream, found.number, launch.config, data))
         if self._waits:
             found.wait(launch.stream)
