@@ -11,6 +11,7 @@ from bitfusion.device.virtual.builder import Value
 from bitfusion.device.virtual.datatypes import B16, B32
 from bitfusion.device.virtual.directed import directed_double
 from bitfusion.device.virtual.emitter import Emitter
+from bitfusion.device.virtual.exponential import exp2
 from bitfusion.device.virtual.rounding import (
     directed_float,
     directed_mode,
@@ -222,7 +223,8 @@ def transcendental(e: Emitter, i: Instruction) -> None:
     """The functions of the special function unit; 16-bit formats through f32."""
     name = _TRANSCENDENTAL[i.opcode]
     if i.type.name == "f32":
-        _finish(e, i, e.intrinsic(name, read(e, i, i.operands[1])))
+        value = read(e, i, i.operands[1])
+        _finish(e, i, exp2(e, value) if i.opcode == "ex2" else e.intrinsic(name, value))
     elif _is_bf16(i):
         _bf16(e, i, lambda value: e.intrinsic(name, value))
     else:

@@ -390,6 +390,27 @@ def test_approximations(gpu):
         np.testing.assert_array_equal(np.signbit(got[form][zero]), np.signbit(expected[zero]), form)
 
 
+def test_powers_of_two_are_within_a_unit(gpu):
+    """All exponents with many fractions: PTX allows two units in the last place (PTX ISA, 9.7.3.21)."""
+    dense = np.linspace(-152, 130, 1 << 20).astype(np.float32)
+    whole = np.arange(-160, 140, dtype=np.float32)
+    tiny = np.float32(2) ** np.arange(-149, 0, dtype=np.float32)
+    special = np.array(
+        [0, -0.0, np.inf, -np.inf, np.nan, 3e38, -3e38, 128, np.nextafter(np.float32(128), np.float32(0))]
+    )
+    x = np.concatenate([dense, whole, tiny, -tiny, special.astype(np.float32)])
+    got = run(gpu, "f32", {"ex2": "ex2.approx.f32 d, a;"}, x)["ex2"]
+    with np.errstate(over="ignore", under="ignore"):
+        exact = np.exp2(x.astype(np.float64))
+        expected = exact.astype(np.float32)
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(got[~finite], expected[~finite])
+    unit = np.spacing(expected[finite]).astype(np.float64)
+    assert np.max(np.abs(got[finite].astype(np.float64) - exact[finite]) / unit) < 1
+    exactly = np.isin(x, whole)
+    np.testing.assert_array_equal(got[exactly], expected[exactly])
+
+
 def test_division_forms(gpu):
     x, y = pairs("f32")
     got = run(gpu, "f32", {form: f"div.{form}.f32 d, a, b;" for form in ("rn", "full", "approx")}, x, y)
