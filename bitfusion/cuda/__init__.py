@@ -70,6 +70,8 @@ from bitfusion.cuda.memory import (
     pinned_array_like,
     to_device,
 )
+from bitfusion.cuda.not_offered import INSTEAD as _INSTEAD
+from bitfusion.cuda.not_offered import told as _told
 from bitfusion.cuda.pointers import MemoryPointer
 from bitfusion.cuda.profiling import profile_start, profile_stop, profiling
 from bitfusion.cuda.reduction import Reduce
@@ -222,8 +224,8 @@ def __getattr__(name: str) -> Any:
     name = SHORT_NAMES.get(name, name)
     if name in SUBMODULES:
         return import_module(f"{__name__}.{name}")
-    if name in UNSUPPORTED:
-        raise AttributeError(f"numba.cuda.{name} is not offered on a leased GPU; docs/guide/cuda.md lists what is")
+    if name in UNSUPPORTED or name in _INSTEAD:
+        raise AttributeError(_told(name))
     raise AttributeError(f"module 'bitfusion.cuda' has no attribute {name!r}; docs/guide/cuda.md lists what it has")
 
 

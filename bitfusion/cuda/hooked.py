@@ -6,6 +6,7 @@ from importlib import import_module
 from types import ModuleType
 
 from bitfusion.cuda import SUBMODULES, stand_in, types
+from bitfusion.cuda.not_offered import told
 
 
 def module(name: str) -> ModuleType:
@@ -16,5 +17,5 @@ def module(name: str) -> ModuleType:
     if not inside:
         return stand_in.module(name)
     if member not in SUBMODULES:
-        raise ModuleNotFoundError(f"{name} is not offered on a leased GPU; docs/guide/cuda.md lists what is", name=name)
+        raise ModuleNotFoundError(told(member), name=name)
     return types if member == "types" else import_module(f"bitfusion.cuda.{member}")

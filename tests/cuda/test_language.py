@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bitfusion import cuda
-from bitfusion.cuda import float32, int32, libdevice, random
+from bitfusion.cuda import float32, hooked, int32, libdevice, random
+from bitfusion.cuda.not_offered import INSTEAD
 from bitfusion.errors import KernelCompileError, UnsupportedError
 
 pytestmark = pytest.mark.usefixtures("client")
@@ -206,6 +207,15 @@ def test_device_names_on_the_host_say_what_they_are():
         with pytest.raises(UnsupportedError, match="inside a kernel only"):
             use()
     assert repr(cuda.threadIdx) == "<numba.cuda.threadIdx, for kernels>"
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+def test_what_is_not_offered_says_what_to_write_instead(name):
+    with pytest.raises(AttributeError) as attribute:
+        getattr(cuda, name)
+    with pytest.raises(ModuleNotFoundError) as module:
+        hooked.module(f"numba.cuda.{name}")
+    assert INSTEAD[name] in str(attribute.value) == str(module.value)
 
 
 @pytest.mark.parametrize("name", ["simulator", "nothing_at_all"])

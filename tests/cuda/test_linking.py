@@ -110,3 +110,26 @@ def test_what_the_user_is_told(tmp_path):
 def test_code_that_is_refused(link, error, match):
     with pytest.raises(error, match=match):
         ran(lambda values: None, link=link)
+
+
+BF16 = cuda.CUSource(
+    """#include <cuda_bf16.h>
+extern "C" __device__ int plus_bf16(unsigned short *out, unsigned short a, unsigned short b)
+{
+    *out = __bfloat16_as_ushort(__hadd(__ushort_as_bfloat16(a), __ushort_as_bfloat16(b)));
+    return 0;
+}
+"""
+)
+
+
+def test_bfloat16_as_its_bits(client):
+    plus = cuda.declare_device("plus_bf16", "uint16(uint16, uint16)", link=BF16)
+
+    @cuda.jit
+    def add(values):
+        values[0] = plus(values[1], values[2])
+
+    values = np.array([0, 0x3FC0, 0x4010], np.uint16)  # 1.5 and 2.25
+    add[1, 1](values)
+    assert values[0] == 0x4070  # 3.75
