@@ -28,8 +28,15 @@ CONTROL = re.compile(r"[^\t\n -~]")
 SPLICE = re.compile(r"(?:\\|\?\?/)[ \t]*\n")
 
 DIRECTIVE = re.compile(r"(?<!#)(?=((?:#(?!#)|%:|\?\?=)(?:[ \t]|/\*.{0,4096}?\*/)*+(\w*+)([^\n]{0,1025}+)))", re.DOTALL)
-FILE_OPERATORS = re.compile(r"__has_include|__has_embed|_Pragma")
-"""What looks for a file, or hides a directive."""
+FILE_OPERATORS = re.compile(r"__has_include|__has_embed|_Pragma|_CCCL_CHECK_BUILTIN")
+"""What looks for a file, or hides a directive; of CUDA's headers the one macro that puts ``__`` before what it is given."""
+
+BEGINNINGS = frozenset(
+    word[:size]
+    for word in ("__has_include_next", "__has_embed", "_Pragma", "_CCCL_CHECK_BUILTIN")
+    for size in range(1, len(word))
+)
+"""What macros could paste one of these to, the compiler's own too: outside of directives as well NVRTC looks for a file."""
 
 INCLUDED = re.compile(r"<([\w./]+)>(?:\s|/|$)")
 LIBCUXX = re.compile(r"cuda/(?:std/)?[a-z_]+")
@@ -52,6 +59,8 @@ def checked(name: str, text: str) -> str:
     spliced = SPLICE.sub("", text)
     if operator := FILE_OPERATORS.search(spliced):
         raise KernelSourceError(f"{name}: CUDA C++ on an appliance cannot use {operator[0]}")
+    if parts := BEGINNINGS.intersection(re.findall(r"\w+", f"{text} {spliced}")):
+        raise KernelSourceError(f"{name}: CUDA C++ on an appliance cannot use the name {min(parts)}")
     for reading in (text, spliced):
         _check_directives(name, [(found[2], found[3]) for found in DIRECTIVE.finditer(reading)])
     return text

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from bitfusion.errors import KernelCompileError, KernelSourceError
+from bitfusion.kernels import cuda_cpp
 from bitfusion.kernels.cuda_source import SIZE_MAX, checked
 from bitfusion.kernels.linking import compiled_cu
 
@@ -65,6 +69,13 @@ from bitfusion.kernels.linking import compiled_cu
         "#if 1 /*\n*/ F(x)\n#endif",
         "#if 1 \\\n F(x)\n#endif",
         "#if 1" + " " * 2000 + "F(x)\n#endif",
+        # NVRTC computes it in code as well
+        "#define CAT(a, b) a##b\nint f() { return CAT(__has_inc, lude)(<x.h>); }",
+        "#define CAT(a, b) a##b\nint f() { return CAT(CAT(_, _), CAT(has_inc, lude))(<x.h>); }",
+        "int f() { return _CCCL_PP_CAT(__h, as_include)(<x.h>); }",
+        "int f() { return _CCCL_PP_CAT(__has\\\n_inc, lude)(<x.h>); }",
+        "#define W(x) _CCCL_CHECK_BUILTIN(x)\nint f() { return W(_CCCL_PP_CAT(has_inc, lude)(<x.h>)); }",
+        "#define CAT(a, b) a##b\nint f() { return CAT(_CC, CL_CHECK_BUILTIN)(1); }",
         # what headers would take for theirs
         "#define CUDA_VERSION F(x)\n#include <cuda_fp16.h>",
         '#define __THRUST_HOST_SYSTEM_ROOT "/etc"\n#include <cuda/buffer>',
@@ -108,3 +119,12 @@ def test_what_is_refused_is_what_the_compiler_would_open(tmp_path):
         compiled_cu(text, "mine.cu", (8, 0))
     with pytest.raises(KernelSourceError):
         checked("mine.cu", text)
+
+
+def test_one_macro_of_the_headers_puts_a_beginning_before_what_it_is_given():
+    pasted = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)\(.*(?<![\w#])_(?:_(?:h(?:as?_?)?)?)?[ \t]*##", re.MULTILINE)
+    places = {Path(place) for place in cuda_cpp._own_folders()}
+    files = {file for place in places for file in place.rglob("*") if file.is_file()}
+    assert len(files) > 1000
+    found = {name for file in files for name in pasted.findall(file.read_text(errors="replace"))}
+    assert found == {"_CCCL_CHECK_BUILTIN"}
