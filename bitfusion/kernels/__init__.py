@@ -4,5 +4,5 @@ Both sides, without Numba: ``types``, ``signatures``, ``packing`` (arguments), `
 ``program`` (what travels), ``syntax`` (what a kernel may be written in), ``options``. Client: ``overloads`` (which of several
 signatures), ``source`` and ``lambdas`` (capture). Server, without Numba: ``gate`` (what is accepted), ``cache``. Server, with Numba:
 ``compiler`` and what it is made of, ``build`` (function objects), ``numba_types``, ``listing`` (source lines), ``folding`` (constant
-conditions), ``failure`` (its errors).
+conditions), ``failure`` (its errors), ``linking``, ``cuda_source`` and ``cuda_cpp`` (other code), ``places`` (what texts do not tell).
 """
