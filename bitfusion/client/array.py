@@ -141,6 +141,12 @@ class BaseArray(Generic[C]):
 
     # views
 
+    def for_reading(self) -> Self:
+        """The same array for kernels that do not write to it: to others it does not fit."""
+        view = self._view(self.layout)
+        view._argument = self.__bitfusion_argument__.for_reading()
+        return view
+
     @property
     def T(self) -> Self:  # noqa: N802 (NumPy's name)
         """The axes reversed."""

@@ -87,17 +87,19 @@ def _ready(client: Client, value: Any, stream: Any, back: list[CopyBack]) -> Any
         return type(given)._make(ready) if hasattr(given, "_make") else ready  # a named tuple stays one
     if isinstance(given, MappedArray) and (mirror := given.on_device(stream)) is not None:
         check_session(client.core, mirror.client.core)
-        return mirror
+        return mirror if given.flags.writeable else mirror.for_reading()
     if isinstance(given, np.ndarray | np.void):
         array = _copied(client, given, hint, stream)
-        if hint.copied_back and _writable(given):
+        if not given.flags.writeable:
+            return array.for_reading()  # so that Numba refuses to write what would be lost
+        if hint.copied_back:
             back.append((array, given))
         return array
     if is_cuda_array(given):
         array = as_cuda_array(given)
         check_session(client.core, array.client.core)
         check_memory(array.allocation)
-        return array
+        return array if isinstance(given, DeviceArray) or _writable(given) else array.for_reading()
     return given
 
 
@@ -119,8 +121,9 @@ def _copied(client: Client, host: Any, hint: Hint, stream: Any) -> DeviceArray:
     return client.device_array(array.shape, array.dtype, order=_order(array), stream=stream)
 
 
-def _writable(host: Any) -> bool:
-    return bool(host.flags.writeable)  # a constant host array stays as it is
+def _writable(given: Any) -> bool:
+    """Whether an object in device memory may be written to: CUDA Array Interface, ``data`` is (address, read-only)."""
+    return not given.__cuda_array_interface__["data"][1]
 
 
 def _order(array: np.ndarray[Any, Any]) -> str:

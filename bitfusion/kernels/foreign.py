@@ -29,7 +29,7 @@ def foreign_type(value: Any) -> Type:
         return SCALARS[text]
     match type(value).__name__:
         case "Array":
-            return Array(foreign_type(value.dtype), value.ndim, value.layout)
+            return Array(foreign_type(value.dtype), value.ndim, value.layout, not value.mutable)
         case "NamedUniTuple" | "NamedTuple":
             return NamedTuple(value.instance_class.__name__, value.fields, [foreign_type(item) for item in value.types])
         case "CPointer":

@@ -17,7 +17,7 @@ def numba_type(kind: Type) -> Any:
     """Numba's type for ours. KernelTypeError for one that Numba does not have."""
     match kind:
         case Array():
-            return numba_types.Array(numba_type(kind.dtype), kind.ndim, kind.layout)
+            return numba_types.Array(numba_type(kind.dtype), kind.ndim, kind.layout, readonly=kind.readonly)
         case NestedArray():
             return numba_types.NestedArray(numba_type(kind.dtype), kind.shape)
         case Record():

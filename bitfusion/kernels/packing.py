@@ -20,7 +20,7 @@ import enum
 import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,11 @@ class Argument:
     type: Type
     data: bytes
     fortran: bool = False
+
+    def for_reading(self) -> Argument:
+        """The same for a kernel that must not write to the array. A record has no such type, as in Numba."""
+        kind = self.type
+        return replace(self, type=Array(kind.dtype, kind.ndim, kind.layout, True)) if isinstance(kind, Array) else self
 
 
 def array_argument(dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...], address: int) -> Argument:
@@ -151,11 +156,16 @@ _CONVERTED = frozenset([*(SCALARS[name] for name in ("complex64", "complex128", 
 
 
 def _accepted(kind: Type) -> frozenset[Type] | None:
-    """The types of arrays that fit as they are: ``A`` takes any layout. None for values that are packed directly."""
+    """The types of arrays that fit as they are: ``A`` takes any layout, ``readonly`` what can be written to as well.
+
+    None for values that are packed directly.
+    """
     match kind:
-        case Array(layout="A"):
-            return frozenset(Array(kind.dtype, kind.ndim, layout) for layout in "ACF")
-        case Array() | Record():
+        case Array():
+            layouts = "ACF" if kind.layout == "A" else kind.layout
+            marks = {False, kind.readonly}
+            return frozenset(Array(kind.dtype, kind.ndim, layout, mark) for layout in layouts for mark in marks)
+        case Record():
             return frozenset({kind})
         case _:
             return None
@@ -233,7 +243,7 @@ def _argument_data(kind: Array | Record, value: object) -> bytes:
 
 
 def _fits(argument: Argument, given: Array, wanted: Array) -> bool:
-    if given.dtype is not wanted.dtype or given.ndim != wanted.ndim:
+    if given.dtype is not wanted.dtype or given.ndim != wanted.ndim or given.readonly > wanted.readonly:
         return False
     return wanted.layout in ("A", given.layout) or (wanted.layout == "F" and argument.fortran)
 

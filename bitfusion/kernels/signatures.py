@@ -1,7 +1,8 @@
 """Signatures as text and as a message: parsing without evaluation, encoding, strict decoding of a peer's tree.
 
 Owns both forms and their limits. A scalar travels as its name; the rest as arrays that start with a word:
-``["array", dtype, ndim, layout]``, ``["nested", dtype, shape]``, ``["record", [[name, type, offset], ...], size, aligned]``,
+``["array", dtype, ndim, layout]`` (``"readonly"`` for one that is not written to), ``["nested", dtype, shape]``,
+``["record", [[name, type, offset], ...], size, aligned]``,
 ``["tuple", [type, ...]]``, ``["named", name, [field, ...], [type, ...]]``, ``["enum", name, integer, [[member, value], ...]]``,
 ``["chars", kind, count]``, ``["pointer", type]``, ``["signature", return type, [type, ...]]``. docs/reference/wire.md describes the same.
 """
@@ -125,7 +126,7 @@ def encode(kind: Type | Signature) -> Tree:
     """The type as plain values for the wire."""
     match kind:
         case Array():
-            return ("array", encode(kind.dtype), kind.ndim, kind.layout)
+            return ("readonly" if kind.readonly else "array", encode(kind.dtype), kind.ndim, kind.layout)
         case NestedArray():
             return ("nested", encode(kind.dtype), kind.shape)
         case Record():
@@ -195,8 +196,8 @@ class _Decoder:
                 if tree not in SCALARS:
                     raise RemoteProtocolError(f"type {tree[:40]!r} is not known")
                 return SCALARS[tree]
-            case ["array", dtype, int(ndim), str(layout)] if type(ndim) is int:
-                return Array(self._element(dtype, depth), ndim, layout)
+            case [("array" | "readonly") as word, dtype, int(ndim), str(layout)] if type(ndim) is int:
+                return Array(self._element(dtype, depth), ndim, layout, word == "readonly")
             case ["nested", dtype, [*sizes]]:
                 shape = tuple(size for size in sizes if type(size) is int)
                 if len(shape) == len(sizes):
@@ -216,7 +217,7 @@ class _Decoder:
             case ["pointer", inner]:
                 return CPointer(self.decode(inner, depth + 1))
         raise RemoteProtocolError(
-            "a type must be a name or one of array, nested, record, tuple, named, enum, chars, pointer with its fields"
+            "a type must be a name or one of array, readonly, nested, record, tuple, named, enum, chars, pointer with its fields"
         )
 
     def _element(self, tree: object, depth: int) -> Type:

@@ -60,7 +60,8 @@ def _typeof_other(value: object) -> Type:
             return Tuple([typeof(item) for item in value])
     dtype, shape, strides = (getattr(value, name, None) for name in ("dtype", "shape", "strides"))
     if isinstance(dtype, np.dtype) and isinstance(shape, tuple) and isinstance(strides, tuple):
-        return Array(from_dtype(dtype), len(shape), layout_of(shape, strides, dtype.itemsize))
+        readonly = isinstance(value, np.ndarray) and not value.flags.writeable
+        return Array(from_dtype(dtype), len(shape), layout_of(shape, strides, dtype.itemsize), readonly)
     raise KernelTypeError(
         f"a kernel cannot take a {type(value).__qualname__}: pass numbers, booleans, arrays, records or tuples of them"
     )

@@ -114,26 +114,31 @@ class Scalar(Type):
 
 
 class Array(Type):
-    """An array: ``dtype`` (Scalar, Chars or Record), ``ndim``, ``layout`` ``C``, ``F`` or ``A`` (any strides)."""
+    """An array: ``dtype`` (Scalar, Chars or Record), ``ndim``, ``layout`` ``C``, ``F`` or ``A`` (any strides).
 
-    __slots__ = ("dtype", "layout", "ndim")
+    A kernel cannot be compiled that writes to one that is ``readonly``.
+    """
+
+    __slots__ = ("dtype", "layout", "ndim", "readonly")
 
     dtype: Scalar | Chars | Record
     ndim: int
     layout: str
+    readonly: bool
 
-    def __new__(cls, dtype: Type, ndim: int, layout: str) -> Self:
+    def __new__(cls, dtype: Type, ndim: int, layout: str, readonly: bool = False) -> Self:
         if not isinstance(dtype, Scalar | Chars | Record) or dtype is none:
             raise KernelTypeError(f"an array cannot hold {dtype}; it holds numbers, booleans or records")
         if not 0 <= ndim <= DIMENSION_COUNT_MAX or layout not in ("C", "F", "A"):
             raise KernelTypeError(f"an array of {ndim} dimensions and layout {layout!r} cannot be")
-        self, fresh = cls._make(f"array({dtype}, {ndim}d, {layout})", dtype, ndim, layout)
+        word = "readonly array" if readonly else "array"
+        self, fresh = cls._make(f"{word}({dtype}, {ndim}d, {layout})", dtype, ndim, layout, readonly)
         if fresh:
-            self.dtype, self.ndim, self.layout = dtype, ndim, layout
+            self.dtype, self.ndim, self.layout, self.readonly = dtype, ndim, layout, readonly
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Array, (self.dtype, self.ndim, self.layout)
+        return Array, (self.dtype, self.ndim, self.layout, self.readonly)
 
 
 class Chars(Type):

@@ -77,13 +77,6 @@ def test_host_arrays_of_any_strides():
     assert not out[:, ::2].any()
 
 
-def test_a_read_only_host_array_is_not_copied_back():
-    x, out = numbers(), np.zeros(100, np.float32)
-    x.flags.writeable = False
-    add[1, 128](x, x, out)
-    np.testing.assert_array_equal(out, 2 * x)
-
-
 def test_hints():
     @cuda.jit
     def touch(given, made, both):

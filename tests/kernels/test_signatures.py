@@ -72,6 +72,7 @@ def test_text_that_is_no_signature(text):
         void(int32),
         int32(float32[:], boolean),
         void(POINT, POINT[:]),
+        void(types.Array(float32, 2, "A", readonly=True), types.Array(POINT, 1, "C", readonly=True)),
         void(types.Tuple((int32, types.UniTuple(float32, 2)))),
     ],
 )
@@ -105,6 +106,10 @@ def nested(depth):
     + [
         ["signature", "none", [tree]]
         for tree in (["array", "int32", 99, "C"], ["array", "none", 1, "C"], ["array", "int32", 1, "X"])
+    ]
+    + [
+        ["signature", "none", [tree]]
+        for tree in (["readonly", "int32", 1], ["readonly", "none", 1, "C"], ["readonly", ["array", "int32", 1, "C"]])
     ]
     + [
         ["signature", "none", [tree]]
