@@ -121,7 +121,7 @@ class BaseArray(Generic[C]):
 
     def __getstate__(self) -> object:
         raise TypeError(
-            f"a {type(self).__name__} cannot be pickled or deep-copied: its elements are on the leased GPU; "
+            f"{type(self).__name__} cannot be pickled or deep-copied: its elements are on the leased GPU; "
             "copy_to_host() gives a host array, to_device(array) another one on the device"
         )
 

@@ -62,7 +62,7 @@ class LinkableCode:
         if self.kind not in ("ptx", "cu"):
             raise UnsupportedError(
                 f"{self.name}: kernels on a leased GPU can be linked with PTX (PTXSource, .ptx) and CUDA C++ (CUSource, .cu), not with"
-                f" a {type(self).__name__}; nvcc -ptx makes PTX of the source",
+                f" {type(self).__name__}; nvcc -ptx makes PTX of the source",
                 feature=type(self).__name__,
             )
         data = self.data
@@ -144,7 +144,7 @@ def _link(item: object) -> Link:
         by_name = {"ptx": PTXSource, "cu": CUSource}
         return by_name.get(str(kind), Fatbin)(item.data, item.name).link()  # type: ignore[attr-defined]  # likewise
     raise KernelTypeError(
-        f"a kernel cannot be linked with a {type(item).__qualname__}; give a path, PTXSource or CUSource"
+        f"a kernel cannot be linked with an object of type {type(item).__qualname__}; give a path, PTXSource or CUSource"
     )
 
 

@@ -70,7 +70,9 @@ def as_cuda_array(obj: Any, sync: bool = True) -> DeviceArray:
     if isinstance(obj, DeviceArray):
         return obj
     if not is_cuda_array(obj):
-        raise TypeError(f"a {type(obj).__name__} is not in device memory: it has no __cuda_array_interface__")
+        raise TypeError(
+            f"an object of type {type(obj).__name__} is not in device memory: it has no __cuda_array_interface__"
+        )
     return from_cuda_array_interface(obj.__cuda_array_interface__, owner=obj, sync=sync)
 
 

@@ -249,7 +249,7 @@ def output(
     if is_cuda_array(out):
         out = ready(out)
     elif not isinstance(out, np.ndarray):
-        raise TypeError(f"out is an array, not a {type(out).__name__}")
+        raise TypeError(f"out is an array, not an object of type {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"output shape mismatch: out is {out.shape}, the result {shape}")
     if out.dtype != dtype:

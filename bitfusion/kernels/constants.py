@@ -107,7 +107,7 @@ def encode_constant(value: object, depth: int = 0) -> Plain:
         return ("device", _tree(value.type), value.address, value.shape, value.strides)
     if is_foreign(value):
         return ("type", _tree(foreign_type(value)))
-    raise KernelTypeError(f"a {type(value).__qualname__} cannot travel as a constant")
+    raise KernelTypeError(f"an object of type {type(value).__qualname__} cannot travel as a constant")
 
 
 def _tree(kind: Type) -> Plain:

@@ -22,10 +22,17 @@ REPLACED = {
 """Where Numba fails on a name of its own: what it means."""
 
 
+RETURNED = re.compile(r"(?:Failed in [^\n]*\n)?No conversion from ([^\n]+) to none for '\$\w*return_value[^\n]*")
+"""What Numba says of a kernel that returns a value."""
+
+
 def failure(error: Exception, kernel: Accepted, names: Mapping[str, str]) -> KernelCompileError:
     """The error to report for ``error``. ``names``: how Numba may have written a file's name, and the user's own."""
     message = str(error).strip() or type(error).__name__
     message = next((text for mark, text in REPLACED.items() if mark in message), message)
+    message = RETURNED.sub(
+        r"CUDA kernel must have void return type, and this returns \1: write it to an array", message
+    )
     places = [*_in_message(message, names), *_in_frames(error.__traceback__, names)]
     file, line, listing = places[0] if places else (kernel.source.file, kernel.tree.lineno, "")
     message = _as_the_user_knows_it(f"{file}:{line}: in {kernel.source.name}: {message}{listing}", names)

@@ -84,6 +84,25 @@ INSTEAD: Mapping[str, str] = {
 }
 """Functions that people write in kernels and Numba's CUDA target does not have, and what does the same there."""
 
+_MAKES_ARRAY = (
+    "kernels make no arrays on a heap; cuda.local.array(shape, dtype) makes one for each thread, cuda.shared.array(shape, dtype) one for"
+    " each block, both with a constant shape and with whatever is there"
+)
+_IS_A_DATE = "Numba makes no dates and times in kernels; give it a name outside, which is a constant in the kernel"
+
+ADVICE: Mapping[str, str] = {
+    **{path: f"Numba's CUDA target does not have it; write {instead}" for path, instead in INSTEAD.items()},
+    **{
+        f"numpy.{name}": _MAKES_ARRAY
+        for name in _words(
+            "arange array asarray ascontiguousarray copy empty empty_like eye full full_like identity linspace ndarray ones ones_like"
+            " zeros zeros_like"
+        )
+    },
+    **dict.fromkeys(("numpy.datetime64", "numpy.timedelta64"), _IS_A_DATE),
+}
+"""What is said of those, and of what has no expression that does the same."""
+
 CUDA = _words(
     "activemask all_sync any_sync ballot_sync blockDim blockIdx brev cbrt clz eq_sync ffs fma grid gridDim gridsize laneid"
     " lanemask_lt ldca ldcg ldcs ldcv ldlu match_all_sync match_any_sync nanosleep popc selp shfl_down_sync shfl_sync"
@@ -207,7 +226,4 @@ def is_allowed(path: str) -> bool:
 
 def refusal(path: str) -> str:
     """Why a kernel may not use ``path``, with what to write instead where that is known."""
-    instead = INSTEAD.get(path)
-    return f"a kernel cannot use {path:.80}" + (
-        f": Numba's CUDA target does not have it; write {instead}" if instead else ""
-    )
+    return f"a kernel cannot use {path:.80}" + (f": {ADVICE[path]}" if path in ADVICE else "")

@@ -66,7 +66,9 @@ def capture(function: Any, *, name: str | None = None, links: Iterable[Link] = (
     """
     plain = _python_function(function)
     if plain is None:
-        raise KernelSourceError(f"a kernel must be a Python function, not a {type(function).__qualname__}")
+        raise KernelSourceError(
+            f"a kernel must be a Python function, not an object of type {type(function).__qualname__}"
+        )
     captured = _Capture(links)
     captured.number(plain)
     functions = tuple(captured.functions(name))
@@ -362,7 +364,7 @@ def _member(value: object, place: str, name: str) -> object:
     if any(known.startswith(f"{path}.") for known in names.NAMESPACES):
         return _Listed(path)
     if names.is_namespace(place):
-        close = [] if path in names.INSTEAD else difflib.get_close_matches(name, names.NAMESPACES[place], 1)
+        close = [] if path in names.ADVICE else difflib.get_close_matches(name, names.NAMESPACES[place], 1)
         raise _UnfitError(names.refusal(path) + (f"; did you mean {place}.{close[0]}?" if close else ""))
     try:
         return getattr(value, name)
@@ -385,7 +387,7 @@ def _known_path(value: object) -> str | None:
 
 def _missing_path(value: object) -> str | None:
     """The path of an object that Numba's CUDA target does not have but something else for: ``from numpy import sqrt``."""
-    places = (path.rpartition(".") for path in names.INSTEAD)
+    places = (path.rpartition(".") for path in names.ADVICE)
     return next((f"{place}.{name}" for place, _, name in places if getattr(_holder(place), name, None) is value), None)
 
 

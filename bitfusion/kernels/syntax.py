@@ -37,6 +37,8 @@ PLAIN_NODES = _nodes(
 )
 """What may stand in a kernel; a superset of what Numba's CUDA target compiles, without what could touch the host."""
 
+PRINTING = "print takes values separated by commas"
+
 ADVICE: dict[type[ast.AST], str] = {
     ast.Import: "an import: import at the top of the file",
     ast.ImportFrom: "an import: import at the top of the file",
@@ -45,7 +47,7 @@ ADVICE: dict[type[ast.AST], str] = {
     ast.Global: "'global': pass an array to write to",
     ast.Nonlocal: "'nonlocal': return the value",
     ast.NamedExpr: "':=': assign on a line of its own",
-    ast.JoinedStr: "an f-string: print takes values separated by commas",
+    ast.JoinedStr: f"an f-string: {PRINTING}",
     ast.With: "'with'",
     ast.Try: "'try': there are no exceptions to catch on a GPU",
     ast.Delete: "'del'",
@@ -177,6 +179,10 @@ def _check_nodes(function: Function, tree: ast.FunctionDef) -> None:
                 _check_arguments(function, line, node)
             case ast.Constant(value=value):
                 _check_constant(function, line, value)
+            case ast.BinOp(left=ast.Constant(value=str() | bytes()), op=ast.Mod()):
+                raise refuse(function, line, f"a kernel cannot format text with '%': {PRINTING}")
+            case ast.Attribute(value=ast.Constant(value=str() | bytes()), attr=name):
+                raise refuse(function, line, f"a kernel cannot use {name!r} of a text: {PRINTING}")
             case ast.Attribute(attr=name) if name.startswith("_"):
                 raise refuse(function, line, f"a kernel cannot use the attribute {name!r}: it is not public")
         for name in _names(node):

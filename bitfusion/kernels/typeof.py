@@ -63,7 +63,8 @@ def _typeof_other(value: object) -> Type:
         readonly = isinstance(value, np.ndarray) and not value.flags.writeable
         return Array(from_dtype(dtype), len(shape), layout_of(shape, strides, dtype.itemsize), readonly)
     raise KernelTypeError(
-        f"a kernel cannot take a {type(value).__qualname__}: pass numbers, booleans, arrays, records or tuples of them"
+        f"a kernel cannot take an object of type {type(value).__qualname__}:"
+        " pass numbers, booleans, arrays, records or tuples of them"
     )
 
 

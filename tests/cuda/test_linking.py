@@ -88,7 +88,7 @@ def test_what_the_user_is_told(tmp_path):
     (tmp_path / "mul.so").write_bytes(b"x")
     with pytest.raises(RuntimeError, match=r"Don't know how to link file with extension \.so"):
         cuda.jit(link=[str(tmp_path / "mul.so")])
-    with pytest.raises(UnsupportedError, match=r"PTX .* not with a Cubin"):
+    with pytest.raises(UnsupportedError, match=r"PTX .* not with Cubin"):
         cuda.jit(link=cuda.Cubin(b"x"))
     with pytest.raises(UnsupportedError, match="callback"):
         cuda.PTXSource(MUL, setup_callback=print)

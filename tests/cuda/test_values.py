@@ -14,6 +14,9 @@ from bitfusion.errors import BitfusionError, KernelSourceError, SessionClosedErr
 
 pytestmark = pytest.mark.usefixtures("client")
 
+DAY = np.timedelta64(1, "D")
+START = np.datetime64("2019-12-31")
+
 
 class Colour(enum.Enum):
     RED = 1
@@ -84,11 +87,12 @@ def test_dates():
     def kernel(out, first, second, days):
         out[0] = second - first
         out[1] = days[1] - days[0]
+        out[2] = days[1] - START + DAY
 
-    out = cuda.to_device(np.zeros(2, "m8[s]"))
+    out = cuda.to_device(np.zeros(3, "m8[s]"))
     days = np.array(["2020-01-01", "2020-01-03"], "M8[s]")
     kernel[1, 1](out, np.datetime64("2020-01-01T00:00:00"), np.datetime64("2020-01-02T00:00:00"), days)
-    assert out.copy_to_host().tolist() == [np.timedelta64(1, "D"), np.timedelta64(2, "D")]
+    assert out.copy_to_host().tolist() == [np.timedelta64(days, "D") for days in (1, 2, 4)]
     with pytest.raises(BitfusionError, match="days"):
         cuda.jit("void(int64)")(lambda days: None)[1, 1](np.timedelta64(3, "D"))
 
