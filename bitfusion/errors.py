@@ -262,9 +262,8 @@ class LaunchError(DeviceError):
 class KernelFaultError(DeviceError):
     """A kernel failed while it ran; as in CUDA the session is poisoned: every later call reports this error.
 
-    Details where known: ``cuda_name``, ``kernel``, ``address``, ``block`` and ``thread`` (``"(x, y, z)"``), ``file`` and ``line`` of a kernel
-    compiled with ``lineinfo`` or ``debug``; ``earlier`` is true
-    where the call that raises it is not the first to report it.
+    Details where known: ``cuda_name``, ``kernel``, ``address``, ``block`` and ``thread`` (``"(x, y, z)"``), ``file`` and ``line`` of a
+    kernel compiled with ``lineinfo`` or ``debug``; ``earlier`` is true where the call that raises it is not the first to report it.
     """
 
     code = 56

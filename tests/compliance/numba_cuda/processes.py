@@ -41,7 +41,7 @@ class Place:
     """Of each session; the largest array of the tests has 1.8 GB."""
 
     def environment(self) -> dict[str, str]:
-        """That of a program under ``bitfusion run``, and the harness."""
+        """That of a program under ``bitfusion run``, and the harness; no settings of ours or Numba's but these."""
         paths = [HOOK, str(HERE / "harness"), str(ROOT)]
         ours = {
             "BITFUSION_HOOK": HOOK,
@@ -49,7 +49,8 @@ class Place:
             "BITFUSION_MEMORY": self.memory,
             "PYTHONPATH": os.pathsep.join(paths),
         }
-        return {name: value for name, value in os.environ.items() if not name.startswith("BITFUSION_")} | ours
+        others = ((name, value) for name, value in os.environ.items() if not name.startswith(("BITFUSION_", "NUMBA_")))
+        return dict(others) | ours
 
 
 def _nobody(_: Outcome) -> None:
