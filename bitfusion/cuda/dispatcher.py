@@ -23,6 +23,7 @@ from bitfusion.client.client import Client
 from bitfusion.cuda import arguments, current
 from bitfusion.cuda.declared import signature as as_signature
 from bitfusion.cuda.inspection import Inspection, Overloads
+from bitfusion.cuda.parameters import Parameters
 from bitfusion.cuda.specialization import DeviceFunction, Specialization
 from bitfusion.cuda.warned import warn_of_grid
 from bitfusion.errors import InvalidValueError, KernelTypeError, LaunchError
@@ -224,7 +225,7 @@ class Dispatcher(Inspection):
         client = current.current()
         stream = client.stream_number(launch.stream)
         values, afterwards = arguments.extended(self._extensions, values, launch.stream)
-        ready, back = arguments.on_device(client, values, launch.stream)
+        ready, back = arguments.on_device(client, self._parameters.taken(values), launch.stream)
         found = self._specialization(client, ready)
         data = self._pack(found, ready)
         found.check(launch.config, launch.griddim, launch.blockdim, launch.sharedmem)
@@ -235,16 +236,19 @@ class Dispatcher(Inspection):
         for action in afterwards:
             action()
 
+    @functools.cached_property
+    def _parameters(self) -> Parameters:
+        return Parameters(self.py_func)
+
     def _pack(self, found: Specialization, values: list[Any]) -> bytes:
         try:
             return found.pack(values)
-        except KernelTypeError as error:  # which knows the argument, not the kernel
-            raise KernelTypeError(f"{self.__qualname__}: {error.message}", **error.details) from None
+        except KernelTypeError as error:  # which knows the argument's number only
+            raise self._parameters.named(error) from None
 
     def _specialization(self, client: Client, values: list[Any]) -> Specialization:
         """The specialisation for ready arguments; afterwards the quick way knows it, if it can."""
-        given = [typeof(value) for value in values]
-        self._check_count(len(given))
+        given = self._parameters.types(values)
         with self._lock:
             if self.quick[0] is not client:
                 self.quick = (client, {})
@@ -261,13 +265,6 @@ class Dispatcher(Inspection):
     def _waits(self) -> bool:
         """Whether launches wait for their end, to raise what the kernel raised."""
         return bool(self.options.get("debug"))
-
-    def _check_count(self, count: int) -> None:
-        expected = self.py_func.__code__.co_argcount
-        if count != expected:
-            takes = "1 argument" if expected == 1 else f"{expected} arguments"
-            given = "1 was" if count == 1 else f"{count} were"
-            raise KernelTypeError(f"{self.__qualname__} takes {takes}, {given} given")
 
     def _declared(self, client: Client, values: list[Any], given: list[Type]) -> Specialization:
         """Among several signatures the closest to what is given, of those that the values can be converted to."""

@@ -77,6 +77,22 @@ def test_host_arrays_of_any_strides():
     assert not out[:, ::2].any()
 
 
+def test_star_arguments_are_a_tuple():
+    @cuda.jit
+    def total(out, *arrays):
+        i = cuda.grid(1)
+        for array in arrays:
+            out[i] += array[i]
+
+    out = np.zeros(4)
+    total[1, 4](out, np.ones(4), cuda.to_device(np.full(4, 2.0)))
+    assert out.tolist() == [3] * 4
+    total[1, 4](out, np.ones(4))
+    assert out.tolist() == [4] * 4
+    with pytest.raises(KernelTypeError, match="total takes at least 1 argument, 0 were given"):
+        total[1, 4]()
+
+
 def test_hints():
     @cuda.jit
     def touch(given, made, both):

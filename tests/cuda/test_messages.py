@@ -36,9 +36,17 @@ def test_the_number_of_arguments():
         scale[1, 1](cuda.device_array(1))
 
 
+@pytest.mark.parametrize("given", ["a text", [1.0], object(), np.zeros(1, ">f4"), 2**64], ids=repr)
+def test_what_is_no_argument_is_named(given):
+    with pytest.raises(KernelTypeError, match=r"scale: argument 2 \(factor\): .*(take|use|fit)") as caught:
+        scale[1, 1](cuda.device_array(1), given)
+    assert caught.value.details["argument"] == 1
+    assert caught.value.__suppress_context__
+
+
 def test_an_argument_that_does_not_fit_names_the_kernel():
     declared = cuda.jit("void(float32[:], float32)")(scale.py_func)
-    with pytest.raises(KernelTypeError, match="scale: argument 1 must be") as caught:
+    with pytest.raises(KernelTypeError, match=r"scale: argument 1 \(values\) must be") as caught:
         declared[1, 1](cuda.to_device(np.zeros((2, 2))), 1)
     assert caught.value.details["argument"] == 0
     assert caught.value.__suppress_context__
