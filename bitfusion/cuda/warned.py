@@ -15,6 +15,9 @@ from bitfusion.types import Dim3
 GRID_SIZE_MIN = 128
 """Blocks. As in Numba: about as many as a large GPU has multiprocessors."""
 
+PRINTED_COUNT_MAX = 32
+"""Values of one ``printf`` (CUDA C++ Programming Guide, Formatted Output, Limitations)."""
+
 
 def warn_of_options(text: str) -> None:
     """NumbaInvalidConfigWarning."""
@@ -28,6 +31,16 @@ def warn_of_grid(grid: Dim3) -> None:
         _warn(
             "NumbaPerformanceWarning",
             f"Grid size {size} will likely result in GPU under-utilization due to low occupancy.",
+        )
+
+
+def warn_of_print(count: int) -> None:
+    """NumbaWarning for a kernel that gives one ``print`` too many values: Numba makes it print its format."""
+    if count > PRINTED_COUNT_MAX:
+        _warn(
+            "NumbaWarning",
+            f"CUDA print() cannot print more than {PRINTED_COUNT_MAX} items. "
+            "The raw format string will be emitted by the kernel instead.",
         )
 
 

@@ -55,6 +55,8 @@ class Captured:
     """Device arrays that it closes over: by their addresses, so they must live as long as it does."""
     foreign: tuple[object, ...] = ()
     """And other libraries' arrays, which say only where they are."""
+    printed_max: int = 0
+    """The most values that one ``print`` in it is given."""
 
 
 def capture(function: Any, *, name: str | None = None, links: Iterable[Link] = ()) -> Captured:
@@ -80,6 +82,7 @@ def capture(function: Any, *, name: str | None = None, links: Iterable[Link] = (
         captured.exceptions,
         tuple(captured.kept),
         tuple(captured.foreign),
+        captured.printed_max,
     )
 
 
@@ -115,6 +118,7 @@ class _Capture:
         self.exceptions: dict[str, type[Exception]] = {}
         self.kept: list[Any] = []
         self.foreign: list[object] = []
+        self.printed_max = 0
 
     def number(self, function: FunctionType, signatures: tuple[Signature, ...] = (), options: _Options = ()) -> int:
         """The number of a function as it is declared; a new one waits to be captured."""
@@ -137,6 +141,7 @@ class _Capture:
         bare = _read(function, name)
         parsed = syntax.parse(bare)
         _check_still_the_same(function.__code__, bare, parsed)
+        self.printed_max = max(self.printed_max, syntax.printed_max(parsed.tree))
         bindings = tuple(self._bindings(function, bare, parsed))
         defaults = tuple(_default(bare, value) for value in function.__defaults__ or ())
         return program.Function(bare.name, bare.file, bare.line, bare.text, bindings, defaults)

@@ -102,6 +102,12 @@ def parse(function: Function) -> Parsed:
     return Parsed(tree, tuple(_references(function, tree)), default_count, inner)
 
 
+def printed_max(tree: ast.FunctionDef) -> int:
+    """The most values that one ``print`` in a function is given."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and _path(node.func) == "print")
+    return max((len(call.args) for call in calls), default=0)
+
+
 def _parse_text(function: Function) -> ast.Interactive:
     text, line = function.text, function.line
     if text[0] in " \t":  # a method, or a function in a function: its lines stay as they are, so that columns agree

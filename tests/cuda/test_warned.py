@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import subprocess
 import sys
 import warnings
@@ -109,3 +110,23 @@ def test_the_environment_says_what_is_wanted(text, expected):
 
 def test_programs_find_the_settings_where_numba_has_them():
     assert stand_in.module("numba.config") is hooked.module("numba.cuda.config") is config
+
+
+@pytest.mark.parametrize("count", [32, 33])
+def test_more_values_than_a_print_can_have(count, client, capsys):
+    values = ", ".join(map(str, range(count)))
+    scope = {}
+    text = f"def kernel(out):\n    print({values})\n"
+    linecache.cache["<printing>"] = (len(text), None, text.splitlines(True), "<printing>")
+    exec(compile(text, "<printing>", "exec"), scope)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        cuda.jit(scope["kernel"])[128, 1](cuda.device_array(1))
+    cuda.synchronize()
+    expected = (
+        [] if count == 32 else ["CUDA print() cannot print more than 32 items. The raw format string will be emitted"]
+    )
+    assert [str(item.message).partition(" by the kernel")[0] for item in given] == expected
+    assert {item.filename for item in given} <= {__file__}
+    line = " ".join(["%lld"] * count) if expected else values.replace(",", "")
+    assert capsys.readouterr().out.splitlines() == [line] * 128
