@@ -5,4 +5,5 @@ Both sides, without Numba: ``types``, ``signatures``, ``packing`` (arguments), `
 signatures), ``source`` and ``lambdas`` (capture). Server, without Numba: ``gate`` (what is accepted), ``cache``. Server, with Numba:
 ``compiler`` and what it is made of, ``build`` (function objects), ``numba_types``, ``listing`` (source lines), ``folding`` (constant
 conditions), ``failure`` (its errors), ``linking``, ``cuda_source`` and ``cuda_cpp`` (other code), ``places`` (what texts do not tell).
+A process of its own: ``nvrtc`` (the compiler of CUDA C++), confined by ``landlock``.
 """

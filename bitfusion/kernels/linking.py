@@ -68,13 +68,9 @@ def _text(link: Link) -> str:
 
 
 def _compiled(link: Link, capability: tuple[int, int]) -> str:
-    return compiled_cu(checked(link.name, _text(link)), link.name, capability)
-
-
-def compiled_cu(text: str, name: str, capability: tuple[int, int]) -> str:
-    """CUDA C++ as PTX, by NVRTC. KernelCompileError with its words, or where the machine has no NVRTC."""
+    text = checked(link.name, _text(link))
     try:
         from bitfusion.kernels import cuda_cpp
     except ImportError as error:
-        raise KernelCompileError(f"{name}: this appliance cannot compile CUDA C++: {error}") from None
-    return cuda_cpp.to_ptx(text, name, capability)
+        raise KernelCompileError(f"{link.name}: this appliance cannot compile CUDA C++: {error}") from None
+    return cuda_cpp.to_ptx(text, link.name, capability)
