@@ -12,8 +12,8 @@ from bitfusion.client.core import check_session
 from bitfusion.cuda.compiler import compiled
 from bitfusion.cuda.numba_errors import also_numbas
 from bitfusion.cuda.occupancy import blocks_per_multiprocessor
-from bitfusion.cuda.warned import warn_of_print
 from bitfusion.cuda.raising import as_raised
+from bitfusion.cuda.warned import warn_of_print
 from bitfusion.errors import KernelRaisedError, LaunchError
 from bitfusion.kernels.packing import Packer
 from bitfusion.kernels.program import Link
@@ -49,8 +49,8 @@ class Specialization:
         self.signature = signature
         self._options = options
         with also_numbas():
-            warn_of_print(self._captured.printed_max)
             self._captured = capture(kernel, links=links)
+            warn_of_print(self._captured.printed_max)
             for array in self._captured.kept:
                 check_session(client.core, array.client.core)
             self.function: Function = client.load_kernel(self._captured.data, encode(signature), options)
