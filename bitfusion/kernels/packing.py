@@ -239,7 +239,8 @@ def _argument_data(kind: Array | Record, value: object) -> bytes:
     given = argument.type
     if given is kind or (isinstance(given, Array) and isinstance(kind, Array) and _fits(argument, given, kind)):
         return argument.data
-    raise _UnfitError(_describe(value))
+    lost = isinstance(given, Array) and isinstance(kind, Array) and given.readonly > kind.readonly
+    raise _UnfitError(_describe(value) + "; pass a copy of it" * lost)
 
 
 def _fits(argument: Argument, given: Array, wanted: Array) -> bool:

@@ -87,6 +87,7 @@ def test_declared_signatures():
         declared[1, 8](given, out)
         assert out.tolist() == [0, 1, 2, 3, 4]
     writing = cuda.jit("(float32[::1], float32[::1])")(copy.py_func)
-    expected = re.escape("must be array(float32, 1d, C), not readonly array(float32, 1d, C)")
+    expected = re.escape("must be array(float32, 1d, C), not readonly array(float32, 1d, C); pass a copy of it")
     with pytest.raises(KernelTypeError, match=expected):
         writing[1, 8](frozen(values), out)
+    writing[1, 8](frozen(values).copy(), out)
