@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +19,8 @@ from bitfusion.transport.blocking import BlockingTransport, open_session
 from bitfusion.wire.operations import CONFIG, Opcode
 from bitfusion.worker.process import STOP_TIMEOUT_S
 from tests.appliance import Appliance
+from tests.faults.test_ends import end_of
+from tests.kernels.test_cuda_cpp import ENDLESS as ENDLESS_CPP
 
 HEADER = ".version 8.0\n.target sm_80\n.address_size 64\n"
 ENDLESS = HEADER + ".visible .entry k() { Loop: bra Loop; }"
@@ -79,3 +85,38 @@ def test_the_lease_of_a_client_that_leaves_a_busy_worker_comes_back(appliance, o
     transport.close()
     with connect(appliance.address) as client:  # the whole GPU
         assert client.echo(b"x") == b"x"
+
+
+LINKING = f"""
+import numpy as np
+from bitfusion import cuda
+code = cuda.CUSource({ENDLESS_CPP!r} + 'extern "C" __device__ int f(int x) {{ return endless; }}')
+f = cuda.declare_device("f", "int32(int32)", link=code, abi="c")
+@cuda.jit
+def kernel(values):
+    values[0] = f(1)
+kernel[1, 1](np.zeros(1, np.int32))
+"""
+
+
+def test_the_compiler_of_cuda_cpp_goes_with_its_client(appliance, tmp_path):
+    """The compile that passes the check of its text and has no end."""
+    (tmp_path / "linking.py").write_text(LINKING)
+    environment = {**os.environ, "BITFUSION_SERVER": appliance.address}
+    with subprocess.Popen([sys.executable, str(tmp_path / "linking.py")], env=environment) as client:
+        compiler, worker = compiler_of(appliance, client)
+        client.kill()
+    end_of(worker)
+    end_of(compiler)
+
+
+def compiler_of(appliance: Appliance, client: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """NVRTC's process and its worker, once it is there."""
+    while client.poll() is None:
+        for pid, parent in appliance.children().items():
+            try:
+                if b"bitfusion.kernels.nvrtc" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    return pid, parent
+            except OSError:  # it has gone meanwhile
+                continue
+    raise AssertionError("the client ended before its code was compiled")
