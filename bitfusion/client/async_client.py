@@ -334,6 +334,14 @@ class AsyncFunction(BaseFunction[AsyncClient]):
         """
         await self.client.run(self._launch(grid, block, arguments, stream, shared_size))
 
+    async def resident_blocks(self, threads: int, shared_size: int = 0) -> int:
+        """How many blocks of ``threads`` threads the device runs at once; 0 if not one fits. InvalidValueError.
+
+        A kernel whose blocks wait for the whole grid (cooperative groups) can be launched with no more. ``shared_size`` is that of the
+        launch, in bytes.
+        """
+        return await self.client.run(operations.resident_blocks(self.client.core, self.handle, threads, shared_size))
+
 
 class AsyncModule(BaseModule[AsyncClient]):
     """A loaded image."""

@@ -342,6 +342,14 @@ class Function(BaseFunction[Client]):
         """
         self.client.run(self._launch(grid, block, arguments, stream, shared_size))
 
+    def resident_blocks(self, threads: int, shared_size: int = 0) -> int:
+        """How many blocks of ``threads`` threads the device runs at once; 0 if not one fits. InvalidValueError.
+
+        A kernel whose blocks wait for the whole grid (cooperative groups) can be launched with no more. ``shared_size`` is that of the
+        launch, in bytes.
+        """
+        return self.client.run(operations.resident_blocks(self.client.core, self.handle, threads, shared_size))
+
 
 class Module(BaseModule[Client]):
     """A loaded image."""

@@ -213,6 +213,17 @@ def launch(
     yield from post(core, Opcode.LAUNCH, stream, check_handle(core, function, "kernel"), config, arguments)
 
 
+def resident_blocks(core: Core, function: Owned, threads: int, shared_size: int = 0) -> Operation[int]:
+    """How many blocks of this size the device runs at once. InvalidValueError for a size below 0 or from 2**31 bytes on."""
+    if not 0 <= shared_size < 1 << 31:
+        raise InvalidValueError(f"{shared_size} bytes of shared memory are not between 0 and 2**31 - 1")
+    handle = check_handle(core, function, "kernel")
+    held = yield from call(core, Opcode.FUNCTION_OCCUPANCY, 0, handle, max(0, min(threads, (1 << 31) - 1)), shared_size)
+    if not isinstance(held, int):
+        raise RemoteProtocolError(f"the server answered how many blocks run at once with {held!r}")
+    return held
+
+
 def function_info(value: Field) -> FunctionInfo:
     """Check what the server says of a loaded function."""
     if not isinstance(value, Mapping):

@@ -11,7 +11,6 @@ from bitfusion.client.client import Client, Function
 from bitfusion.client.core import check_session
 from bitfusion.cuda.compiler import compiled
 from bitfusion.cuda.numba_errors import also_numbas
-from bitfusion.cuda.occupancy import blocks_per_multiprocessor
 from bitfusion.cuda.raising import as_raised
 from bitfusion.cuda.warned import warn_of_print
 from bitfusion.errors import KernelRaisedError, LaunchError
@@ -92,11 +91,9 @@ class Specialization:
             raise as_raised(error, self._captured.exceptions) from None
 
     def max_cooperative_grid_blocks(self, blockdim: int | tuple[int, ...], dynsmemsize: int = 0) -> int:
-        """How many blocks of this size run at once, and so can wait for each other (``cg.this_grid().sync()``)."""
-        attributes = self.function.client.device.attributes
+        """How many blocks of this size run at once, and so can wait for each other (``cg.this_grid().sync()``): the device says."""
         threads = math.prod(blockdim) if isinstance(blockdim, tuple) else blockdim
-        held = blocks_per_multiprocessor(self.info, attributes, threads, dynsmemsize)
-        return held * attributes.get("MULTIPROCESSOR_COUNT", 1)
+        return self.function.resident_blocks(threads, dynsmemsize)
 
     def check(self, config: bytes, grid: Dim3, block: Dim3, shared_size: int) -> None:
         """LaunchError if the device or the kernel cannot be launched so; remembered where it can."""

@@ -121,6 +121,13 @@ class Device(Protocol):
         """Launch; ``arguments`` is the packed blob of exactly ``function.info.arguments_size`` bytes. LaunchError, KernelFaultError."""
         ...
 
+    def resident_blocks(self, function: Function, threads: int, shared_size: int) -> int:
+        """How many blocks of ``threads`` threads and ``shared_size`` bytes of dynamic shared memory the device runs at once.
+
+        0 if not one fits. A kernel that waits for its whole grid (cooperative groups) can be launched with no more.
+        """
+        ...
+
     def take_output(self, *, last: bool = False) -> list[Printed]:
         """What kernels have printed and nobody has taken yet, in order.
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from bitfusion.device.cooperative import too_large
 from bitfusion.device.cuda_driver import NOT_READY, SUCCESS, Context, check, driver, error_name, failure
 from bitfusion.device.cuda_memory import ChunkMemory
 from bitfusion.device.cuda_module import CudaFunction, CudaModule
@@ -197,8 +199,15 @@ class CudaDevice:
         """Launch with the packed arguments as they are."""
         function.allow_shared(shared_size)
         extra = self._arguments.fill(arguments)
-        (code,) = driver.cuLaunchKernel(function.handle, *grid, *block, shared_size, stream, None, extra)
+        if function.cooperative:
+            config = _cooperative(grid, block, shared_size, stream)
+            (code,) = driver.cuLaunchKernelEx(config, function.handle, None, extra)
+        else:
+            (code,) = driver.cuLaunchKernel(function.handle, *grid, *block, shared_size, stream, None, extra)
         if code != SUCCESS:
+            if error_name(code) == "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE":
+                held = self.resident_blocks(function, math.prod(block), shared_size)
+                raise too_large(function.info.name, math.prod(grid), held)
             if error_name(code) in _LAUNCH_REFUSALS:
                 raise LaunchError(
                     f"{function.info.name}[{grid}, {block}] with {shared_size} bytes of dynamic shared memory does not "
@@ -209,6 +218,11 @@ class CudaDevice:
         if not self._busy_since:
             self._busy_since = time.monotonic_ns()
         self._busy_stream = stream
+
+    def resident_blocks(self, function: CudaFunction, threads: int, shared_size: int) -> int:
+        """As CUDA counts them, on all multiprocessors."""
+        held = function.blocks_per_multiprocessor(threads, shared_size)
+        return held * self.info.attributes["MULTIPROCESSOR_COUNT"]
 
     def take_output(self, *, last: bool = False) -> list[Printed]:
         """The driver writes through the C library, whose buffer is emptied here (CUDA C++ Programming Guide, Formatted Output)."""
@@ -335,6 +349,18 @@ class _ArgumentBuffer:
         ctypes.memmove(self._data, arguments, len(arguments))
         self._size.value = len(arguments)
         return self._address
+
+
+def _cooperative(grid: Dim3, block: Dim3, shared_size: int, stream: Any) -> Any:
+    """The configuration of a launch whose blocks all run at once; cuLaunchCooperativeKernel takes no packed arguments."""
+    config, attribute = driver.CUlaunchConfig(), driver.CUlaunchAttribute()
+    config.gridDimX, config.gridDimY, config.gridDimZ = grid
+    config.blockDimX, config.blockDimY, config.blockDimZ = block
+    config.sharedMemBytes, config.hStream = shared_size, stream
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+    attribute.value.cooperative = 1
+    config.attrs, config.numAttrs = [attribute], 1
+    return config
 
 
 def _ready(result: tuple[Any, ...], what: str) -> bool:

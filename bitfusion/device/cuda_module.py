@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from bitfusion.device.cooperative import cooperative_kernels
 from bitfusion.device.cuda_driver import SUCCESS, Context, check, driver, error_name, failure
 from bitfusion.errors import InvalidValueError, LaunchError, UnsupportedError
 from bitfusion.limits import KIB
@@ -27,11 +28,23 @@ SHARED_SIZE_DEFAULT = 48 * KIB
 class CudaFunction:
     """A kernel. Keeps its module loaded."""
 
-    def __init__(self, module: CudaModule, handle: Any, name: str) -> None:
+    def __init__(self, module: CudaModule, handle: Any, name: str, cooperative: bool) -> None:
         self.handle = handle
         self.info = _function_info(handle, name)
+        self.cooperative = cooperative
         self._module = module
         self._dynamic_size_max = SHARED_SIZE_DEFAULT - self.info.shared_size
+
+    def blocks_per_multiprocessor(self, threads: int, shared_size: int) -> int:
+        """How many blocks of this size a multiprocessor runs at once; 0 if not one fits."""
+        if not 0 < threads <= self.info.threads_max:
+            return 0
+        try:
+            self.allow_shared(shared_size)
+        except LaunchError:
+            return 0
+        result = driver.cuOccupancyMaxActiveBlocksPerMultiprocessor(self.handle, threads, shared_size)
+        return int(check(result, f"the occupancy of {self.info.name}"))
 
     def allow_shared(self, size: int) -> None:
         """Opt in to ``size`` bytes of dynamic shared memory where that is needed. LaunchError if the device has less."""
@@ -55,6 +68,7 @@ class CudaModule:
     def __init__(self, context: Context, image: bytes, compute_capability: tuple[int, int]) -> None:
         self._context = context
         self._handle = _load(image, compute_capability)
+        self._cooperative = cooperative_kernels(image)
 
     def function(self, name: str, label: str | None = None) -> CudaFunction:
         """The kernel ``name``, ``label`` to people; InvalidValueError if the image has none."""
@@ -63,7 +77,7 @@ class CudaModule:
             raise InvalidValueError(f"the image has no kernel {name!r}", cuda_name="CUDA_ERROR_NOT_FOUND")
         if code != SUCCESS:
             raise failure(code, f"loading the kernel {label or name}")
-        return CudaFunction(self, handle, label or name)
+        return CudaFunction(self, handle, label or name, name.encode() in self._cooperative)
 
     def variable(self, name: str) -> int | None:
         """The address of a variable, as long as the module or a function of it lives."""

@@ -133,6 +133,9 @@ class NullDevice:
     ) -> None:
         pass
 
+    def resident_blocks(self, function: NullFunction, threads: int, shared_size: int) -> int:
+        return 1 if 0 < threads <= function.info.threads_max else 0
+
     def take_output(self, *, last: bool = False) -> list[Printed]:
         return []
 

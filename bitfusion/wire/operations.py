@@ -50,6 +50,7 @@ class Opcode(IntEnum):
     MODULE_LOAD = 0x91
     FUNCTION_LOAD = 0x92
     KERNEL_COMPILE = 0x93
+    FUNCTION_OCCUPANCY = 0x94
     ECHO = 0xA0
     METRICS = 0xA1
 
@@ -128,6 +129,7 @@ FIELDS: Mapping[Opcode, Mapping[str, Kind]] = {
     Opcode.MODULE_LOAD: {"module": HANDLE, "image": Bin(limits.IMAGE_SIZE_MAX, 1)},
     Opcode.FUNCTION_LOAD: {"function": HANDLE, "module": HANDLE, "name": Text(limits.NAME_SIZE_MAX)},
     Opcode.KERNEL_COMPILE: {"hash": HASH, "signature": Tree(), "options": Tree(), "wanted": Tree()},
+    Opcode.FUNCTION_OCCUPANCY: {"function": HANDLE, "threads": Int(2**31 - 1), "shared_size": Int(2**31 - 1)},
     Opcode.ECHO: {"data": Bin(limits.INLINE_SIZE_MAX)},
     Opcode.METRICS: {},
 }

@@ -191,6 +191,9 @@ class Executor:
         self._functions.take(function)
         self._watched.pop(function, None)
 
+    def _function_occupancy(self, stream: int, function: int, threads: int, shared_size: int) -> int:
+        return self.device.resident_blocks(self._functions[function], threads, shared_size)
+
     def _launch(self, stream: int, function: int, config: bytes, arguments: bytes) -> None:
         kernel = self._functions[function]
         if len(arguments) != kernel.info.arguments_size:

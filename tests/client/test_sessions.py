@@ -22,6 +22,7 @@ from bitfusion.errors import (
     KernelSourceError,
     LaunchError,
     SessionClosedError,
+    UnsupportedError,
 )
 from tests.client.faces import done, host, sample
 
@@ -281,6 +282,31 @@ async def test_a_module_is_loaded_and_its_kernel_launched(client):
     del module
     await done(function.launch(1, 1, argument))
     await done(client.synchronize())
+
+
+async def test_how_many_blocks_run_at_once(client):
+    function = await done((await done(client.load_module(ADD_ONE))).function("add_one"))
+    assert await done(function.resident_blocks(32)) == client.device.attributes["MULTIPROCESSOR_COUNT"]  # none waits
+    assert await done(function.resident_blocks(1025)) == await done(function.resident_blocks(-1)) == 0
+    with pytest.raises(InvalidValueError, match="2147483648 bytes of shared memory"):
+        await done(function.resident_blocks(32, 1 << 31))
+
+
+async def test_broken_ptx_is_refused_where_the_module_is_loaded(client):
+    """In whatever function it is, and again when the same text comes again."""
+    broken = ADD_ONE + b".visible .entry other() { .reg .b32 %r<2>; mov.u32 %r1, 1 ret; }"
+    for _ in range(2):
+        with pytest.raises(InvalidValueError, match="line 18: expected ';', found 'ret'"):
+            await done(client.load_module(broken))
+
+
+async def test_an_instruction_that_is_none_is_named_where_its_kernel_is_loaded(client):
+    module = await done(client.load_module(ADD_ONE + b".visible .entry other() { foo.u32 r1; ret; }"))
+    for _ in range(2):
+        with pytest.raises(UnsupportedError, match=r"foo\.u32 \(PTX line 18\)") as caught:
+            await done(module.function("other"))
+        assert (caught.value.details["instruction"], caught.value.details["line"]) == ("foo.u32", 18)
+    await done(module.function("add_one"))
 
 
 @pytest.mark.parametrize(

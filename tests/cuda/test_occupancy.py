@@ -7,6 +7,7 @@ import pytest
 
 from bitfusion import cuda
 from bitfusion.cuda.occupancy import blocks_per_multiprocessor, fullest_block
+from bitfusion.errors import LaunchError
 from bitfusion.types import FunctionInfo
 
 A100 = {
@@ -88,3 +89,5 @@ def test_as_many_blocks_can_wait_for_each_other(client):
     neighbours[count, 64](before, after)
     np.testing.assert_array_equal(after, np.roll(np.arange(count) + 1, -1))
     assert kernel.max_cooperative_grid_blocks(2048) == 0
+    with pytest.raises(LaunchError, match=f"runs {count} of them at once"):
+        neighbours[count + 1, 64](before, after)

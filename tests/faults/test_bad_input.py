@@ -337,6 +337,7 @@ def test_every_byte_of_a_frame_turned_into_another_ends_the_session_or_is_refuse
         (Opcode.EVENT_ELAPSED, (5, 6), InvalidHandleError),
         (Opcode.FUNCTION_LOAD, (1, 5, "kernel"), InvalidHandleError),
         (Opcode.KERNEL_LOAD, (1, bytes(32), [], {}), InvalidHandleError),
+        (Opcode.FUNCTION_OCCUPANCY, (5, 32, 0), InvalidHandleError),
     ],
 )
 def test_calls_for_what_is_not_yours_fail_alone(session, opcode, fields, error):

@@ -80,6 +80,37 @@ def test_ptx_newer_than_the_driver(client):
     assert (array.copy_to_host() == 3).all()
 
 
+WAIT = b"""
+    mov.u32 %r1, %envreg2;
+    ld.param.u64 %rd1, [address];
+AGAIN:
+    ld.volatile.global.u32 %r2, [%rd1];
+    setp.eq.u32 %p1, %r2, 4294967295;
+    @%p1 bra AGAIN;
+    ld.param.u32 %r1, [count];"""
+
+COOPERATIVE = ADD.replace(b"ld.param.u32 %r1, [count];", WAIT)
+"""Asks for the grid's workspace, as what nvcc makes of ``grid.sync()`` does, and waits for what others write."""
+
+
+def test_a_grid_whose_blocks_wait_for_each_other(client):
+    array = client.to_device(np.zeros(64, np.uint32))
+    function = client.load_module(COOPERATIVE).function("add")
+    arguments = struct.pack("<QII", array.address, 64, 3)
+    held = function.resident_blocks(1024)
+    function.launch(held, 1024, arguments)
+    assert (array.copy_to_host() == 3).all()
+    function.launch(held + 1, 1024, arguments)
+    with pytest.raises(
+        LaunchError, match=f"waits for all {held + 1} blocks of its grid, and the device runs {held} of"
+    ) as caught:
+        client.synchronize()
+    assert caught.value.cuda_name == "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"
+    assert function.resident_blocks(1025) == function.resident_blocks(0) == function.resident_blocks(32, 2**31 - 1) == 0
+    with pytest.raises(InvalidValueError, match="-1 bytes"):
+        function.resident_blocks(32, -1)
+
+
 def test_what_functions_say_about_themselves(client):
     info = Adder(client).function.info
     assert (info.name, info.arguments_size) == ("add", 16)

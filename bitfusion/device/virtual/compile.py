@@ -122,6 +122,7 @@ class PTXModule:
             threads_required=_threads_required(function),
             yields=plan.yields,
             contended=unit.contended,
+            cooperative=unit.cooperative and plan.yields,
         )
 
     def function_table(self, options: CompileOptions | None = None) -> FunctionTable | None:

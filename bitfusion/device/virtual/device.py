@@ -153,6 +153,10 @@ class VirtualDevice:
             self._fault = fault
             raise
 
+    def resident_blocks(self, function: VirtualFunction, threads: int, shared_size: int) -> int:
+        assert self._launcher is not None
+        return self._launcher.resident_blocks(function, threads, shared_size)
+
     def take_output(self, *, last: bool = False) -> list[Printed]:
         return [] if self._launcher is None else self._launcher.output.take()
 

@@ -222,7 +222,7 @@ def _free(e: Emitter, call: Call) -> None:
 
 def _grid_handle(e: Emitter, call: Call) -> None:
     """cudaCGGetIntrinsicHandle: the grid's workspace."""
-    _return(e, call, e.launch_field("GRID_WORKSPACE", "i64"))
+    _return(e, call, e.grid_workspace())
 
 
 _SYSTEM: dict[str, tuple[int, int, Callable[[Emitter, Call], None]]] = {

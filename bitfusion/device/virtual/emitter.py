@@ -84,6 +84,8 @@ class Unit:
     """Whether a device function needs the stack in the block's local area."""
     contended: bool = False
     """Whether something updates global memory with a lock prefix."""
+    cooperative: bool = False
+    """Whether something asks for the grid's workspace."""
     entry_address: Callable[[str], int] = field(kw_only=True)
     """The address of a device function; the error that keeps it from having one."""
     called: dict[str, None] = field(default_factory=dict)
@@ -254,6 +256,11 @@ class Emitter(Builder, ABC):
 
     def launch_field(self, name: str, type_: str) -> Value:
         return self.load(type_, self.offset(LAUNCH_POINTER, LAUNCH[name]), metadata.INVARIANT + self.access_group)
+
+    def grid_workspace(self) -> Value:
+        """The address of the grid's workspace; who asks for it waits for all blocks of the grid."""
+        self.unit.cooperative = True
+        return self.launch_field("GRID_WORKSPACE", "i64")
 
     def thread_index64(self) -> list[Value]:
         return [self.zext(index, "i64") for index in (self.thread.x, self.thread.y, self.thread.z)]

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Final
 
+from bitfusion.device.cooperative import too_large
 from bitfusion.device.virtual.crew import Crew
 from bitfusion.device.virtual.faults import fault_error
 from bitfusion.device.virtual.host_functions import HostFunctions
@@ -41,7 +42,7 @@ SHARED_SIZE_MAX: Final = 163 * KIB
 RESIDENT_SIZE_MAX: Final = 256 * MIB
 """Memory one core may use for blocks that wait for each other.
 
-A grid-wide barrier needs all blocks resident: with the usual 60 KiB a block, this holds grids of 4000 blocks, more than
+A grid-wide barrier needs all blocks resident: with the usual 60 KiB a block, every core holds 4000 blocks, more than
 any GPU keeps resident."""
 
 WORKSPACE_SIZE: Final = 256
@@ -86,6 +87,8 @@ class Launcher:
         """
         _check(function, grid, block, shared_size, arguments)
         total = grid[0] * grid[1] * grid[2]
+        if function.code.cooperative:
+            self._check_resident(function, total, block, shared_size)
         crew = self._crew or self._start_crew() if total > 1 else None
         helpers = min(crew.count, total - 1) if crew else 0
         self._fill(function, grid, block, shared_size, helpers)
@@ -100,6 +103,20 @@ class Launcher:
             record = self._record
             note = self._host.take_note(tuple(record.fault_block), tuple(record.fault_thread))
             raise fault_error(record, function.info.name, note, function.text)
+
+    def resident_blocks(self, function: VirtualFunction, threads: int, shared_size: int) -> int:
+        """How many blocks of ``threads`` threads and ``shared_size`` bytes of dynamic shared memory run at once; 0 if not one fits."""
+        code = function.code
+        if not 0 < threads <= code.threads_max or code.shared_size + shared_size > SHARED_SIZE_MAX:
+            return 0
+        workers = self._crew.count + 1 if self._crew else _core_count()
+        return workers * _held(code, _places(code, code.shared_size + shared_size)[-1])
+
+    def _check_resident(self, function: VirtualFunction, total: int, block: Dim3, shared_size: int) -> None:
+        """LaunchError if blocks would wait for others that cannot start."""
+        held = self.resident_blocks(function, block[0] * block[1] * block[2], shared_size)
+        if total > held:
+            raise too_large(function.info.name, total, held)
 
     def _fill(self, function: VirtualFunction, grid: Dim3, block: Dim3, shared_size: int, helpers: int) -> None:
         record, code = self._record, function.code
@@ -122,15 +139,9 @@ class Launcher:
         self._lay_out(code, record.shared_size)
 
     def _lay_out(self, code: KernelCode, shared_size: int) -> None:
-        """Where the parts of a resident block lie: record, saved registers, local memory, shared memory."""
-        record = self._record
-        start = BLOCK["STATE"] if record.suspension_count == 0 else BLOCK["SIZE"]  # the rest of the record stays unused
-        record.frame_distance = _round_up(start, _SHARED_ALIGNMENT)
-        record.local_distance = record.frame_distance + _round_up(code.frame_size, _SHARED_ALIGNMENT)
-        end = record.local_distance + code.local_area
-        record.shared_distance = _round_up(end, _SHARED_ALIGNMENT)
-        record.stride = _round_up(record.shared_distance + shared_size + _SHARED_ALIGNMENT, _PAGE_SIZE)
-        record.resident = max(min(record.total, RESIDENT_SIZE_MAX // record.stride), 1) if code.yields else 1
+        record, places = self._record, _places(code, shared_size)
+        record.frame_distance, record.local_distance, record.shared_distance, record.stride = places
+        record.resident = min(record.total, _held(code, record.stride))
 
     def _provide_blocks(self, helpers: int) -> None:
         """Memory for the resident blocks of every thread that takes part."""
@@ -151,7 +162,7 @@ class Launcher:
 
     def _start_crew(self) -> Crew:
         """One thread for every core but this one's, when a grid of more than one block first comes."""
-        self._crew = Crew(self._runtime.serve, len(os.sched_getaffinity(0)) - 1)
+        self._crew = Crew(self._runtime.serve, _core_count() - 1)
         return self._crew
 
     def _run(self, workers: int, helpers: int, contended: bool) -> None:
@@ -190,6 +201,24 @@ class Launcher:
         self._drop_blocks(0)
         self._parameters.close()
         self._sink.close()
+
+
+def _core_count() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _places(code: KernelCode, shared_size: int) -> tuple[int, int, int, int]:
+    """Where the parts of a resident block lie behind its record: saved registers, local memory, shared memory, and the next block."""
+    start = BLOCK["SIZE"] if len(code.regions) > 1 else BLOCK["STATE"]  # the rest of the record stays unused
+    frame = _round_up(start, _SHARED_ALIGNMENT)
+    local = frame + _round_up(code.frame_size, _SHARED_ALIGNMENT)
+    shared = _round_up(local + code.local_area, _SHARED_ALIGNMENT)
+    return frame, local, shared, _round_up(shared + shared_size + _SHARED_ALIGNMENT, _PAGE_SIZE)
+
+
+def _held(code: KernelCode, stride: int) -> int:
+    """Blocks that one core holds at once, each ``stride`` bytes."""
+    return max(RESIDENT_SIZE_MAX // stride, 1) if code.yields else 1
 
 
 def _round_up(size: int, alignment: int) -> int:

@@ -288,6 +288,8 @@ class KernelCode:
     """Waits for other blocks by spinning: workers should hold several blocks (LAUNCH["RESIDENT"])."""
     contended: bool
     """Updates global memory atomically: one worker by itself, without a lock prefix, may be faster than several."""
+    cooperative: bool
+    """Waits for all blocks of its grid (cooperative groups): a grid that the workers cannot hold at once would never end."""
 
 
 @dataclass(frozen=True, slots=True)

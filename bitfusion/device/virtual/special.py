@@ -94,7 +94,7 @@ def _cycles_high(e: Emitter) -> Value:
 
 def _grid_workspace_high(e: Emitter) -> Value:
     """Cooperative groups find the grid's workspace in %envreg1 (high half of the pointer) and %envreg2 (low half)."""
-    return e.field(e.launch_field("GRID_WORKSPACE", "i64"), 32, "i32")
+    return e.field(e.grid_workspace(), 32, "i32")
 
 
 _SCALARS: Final[dict[str, Callable[[Emitter], Value]]] = {
@@ -119,7 +119,7 @@ _SCALARS: Final[dict[str, Callable[[Emitter], Value]]] = {
     "total_smem_size": lambda e: e.launch_field("SHARED_SIZE", "i32"),
     "aggr_smem_size": lambda e: e.launch_field("SHARED_SIZE", "i32"),
     "envreg1": _grid_workspace_high,
-    "envreg2": lambda e: e.trunc(e.launch_field("GRID_WORKSPACE", "i64"), "i32"),
+    "envreg2": lambda e: e.trunc(e.grid_workspace(), "i32"),
     "cluster_ctarank": lambda _e: _ZERO,
     "cluster_nctarank": lambda _e: _ONE,
     "is_explicit_cluster": lambda _e: FALSE,

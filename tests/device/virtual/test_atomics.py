@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from numba import cuda, float32, float64, int32, int64
 
+from bitfusion.errors import LaunchError
+
 RANDOM = np.random.default_rng(13)
 COUNT = 20_000
 
@@ -157,6 +159,34 @@ def test_a_barrier_of_the_whole_grid(gpu):
     y = np.zeros_like(x)
     gpu.run(grid_wide, 16, 64, x, y)
     np.testing.assert_array_equal(y, np.arange(16 * 64)[::-1] * 2)
+
+
+def handle_only(x, y):
+    cuda.cg.this_grid()
+    y[cuda.grid(1)] = x[cuda.grid(1)]
+
+
+def test_a_grid_that_cannot_wait_for_all_its_blocks_is_refused(gpu):
+    """The number that fits is what the error says, and what the device answers; shared memory makes it smaller."""
+    x = np.arange(64)
+    function = gpu.load(grid_wide, x, x)
+    held = gpu.device.resident_blocks(function, 64, 0)
+    assert held > 1000 and held // 10 < gpu.device.resident_blocks(function, 64, 100_000) < held
+    assert gpu.device.resident_blocks(function, 1025, 0) == gpu.device.resident_blocks(function, 64, 1 << 20) == 0
+    with pytest.raises(LaunchError, match=f"{held + 1} blocks of its grid, and the device runs {held} ") as caught:
+        gpu.run(grid_wide, held + 1, 64, x, x)
+    assert caught.value.cuda_name == "CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"
+    x = np.arange(held * 8)
+    y = np.zeros_like(x)
+    gpu.run(grid_wide, held, 8, x, y)
+    np.testing.assert_array_equal(y, np.arange(held * 8)[::-1] * 2)
+
+
+def test_a_grid_that_never_waits_is_never_too_large(gpu):
+    x = np.arange(10_000 * 32)
+    y = np.zeros_like(x)
+    gpu.run(handle_only, 10_000, 32, x, y)
+    np.testing.assert_array_equal(y, x)
 
 
 def shared_subtraction(x, out):

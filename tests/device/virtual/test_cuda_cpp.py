@@ -8,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 
+from bitfusion.errors import LaunchError
 from tests.device.virtual.gpu import dim3
 from tests.device.virtual.nvrtc import compile_cpp
 
@@ -173,6 +174,8 @@ def test_cooperative_groups(gpu):
     out = np.zeros(256, np.int32)
     launch(gpu, text, "grid", out, grid=8, block=32)
     np.testing.assert_array_equal(out, (np.arange(256) + 128) % 256)
+    with pytest.raises(LaunchError, match="waits for all 1000000 blocks"):
+        launch(gpu, text, "grid", out, grid=1_000_000, block=32)
 
     v = RANDOM.integers(0, 30, COUNT)
     x = np.zeros(5 * COUNT, np.int32)

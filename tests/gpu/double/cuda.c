@@ -19,6 +19,8 @@
 #define CAPACITY 96 /* chunks */
 #define COUNT_MAX 4096
 #define SHARED_MAX (99 * 1024)
+#define THREADS_HELD 2048 /* by a multiprocessor */
+#define MULTIPROCESSORS 3
 #define DIE(...) (fprintf(stderr, "double: " __VA_ARGS__), fputc('\n', stderr), abort())
 #define REQUIRE(condition, result) do { if (!(condition)) return result; } while (0)
 #define BAD CUDA_ERROR_INVALID_VALUE
@@ -68,7 +70,7 @@ CUresult cuGetErrorName(CUresult error, const char **text) {
         NAME(CUDA_SUCCESS) NAME(CUDA_ERROR_INVALID_VALUE) NAME(CUDA_ERROR_OUT_OF_MEMORY) NAME(CUDA_ERROR_NOT_INITIALIZED)
         NAME(CUDA_ERROR_INVALID_CONTEXT) NAME(CUDA_ERROR_INVALID_HANDLE) NAME(CUDA_ERROR_NOT_FOUND) NAME(CUDA_ERROR_NOT_READY)
         NAME(CUDA_ERROR_ILLEGAL_ADDRESS) NAME(CUDA_ERROR_INVALID_PTX) NAME(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES)
-        NAME(CUDA_ERROR_UNSUPPORTED_PTX_VERSION)
+        NAME(CUDA_ERROR_UNSUPPORTED_PTX_VERSION) NAME(CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE)
         default: *text = NULL; return BAD;
     }
 }
@@ -188,6 +190,7 @@ CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice
     REQUIRE(attribute < CU_DEVICE_ATTRIBUTE_MAX, BAD);
     *value = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR ? 8 : attribute == CU_DEVICE_ATTRIBUTE_WARP_SIZE ? 32 : 0;
     if (attribute == CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK) *value = 1024;
+    if (attribute == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT) *value = MULTIPROCESSORS;
     return CUDA_SUCCESS;
 }
 CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
@@ -425,8 +428,8 @@ CUresult cuFuncGetParamInfo(CUfunction function, size_t index, size_t *offset, s
     *offset = function->offset[index], *size = function->size[index];
     return CUDA_SUCCESS;
 }
-CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                        unsigned shared, CUstream stream, void **parameters, void **extra) {
+static CUresult queue(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                      unsigned shared, CUstream stream, void **parameters, void **extra) {
     ENTER;
     REQUIRE(gx && gy && gz && bx && by && bz && (size_t)bx * by * bz <= 1024 && gy < 65536 && gz < 65536, BAD);
     REQUIRE(shared <= (unsigned)function->dynamic_max && !parameters, BAD);
@@ -445,6 +448,27 @@ CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned 
     END(CUDA_SUCCESS);
 }
 
+CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int *count, CUfunction function, int threads, size_t shared) {
+    ENTER;
+    REQUIRE(threads > 0 && shared <= (size_t)function->dynamic_max, BAD);
+    *count = THREADS_HELD / threads;
+    return CUDA_SUCCESS;
+}
+CUresult cuLaunchKernel(CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                        unsigned shared, CUstream stream, void **parameters, void **extra) {
+    if (strstr(function->module->image, "%envreg")) DIE("%s waits for its grid, and is launched as if it did not", function->name);
+    return queue(function, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra);
+}
+CUresult cuLaunchKernelEx(const CUlaunchConfig *c, CUfunction function, void **parameters, void **extra) {
+    if (c->numAttrs != 1 || c->attrs->id != CU_LAUNCH_ATTRIBUTE_COOPERATIVE || !c->attrs->value.cooperative) DIE("an unknown attribute");
+    int held = 0;
+    CUresult result = cuOccupancyMaxActiveBlocksPerMultiprocessor(&held, function, c->blockDimX * c->blockDimY * c->blockDimZ, c->sharedMemBytes);
+    if (result) return result;
+    REQUIRE(c->gridDimX * c->gridDimY * c->gridDimZ <= (unsigned)held * MULTIPROCESSORS, CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE);
+    return queue(function, c->gridDimX, c->gridDimY, c->gridDimZ, c->blockDimX, c->blockDimY, c->blockDimZ, c->sharedMemBytes, c->hStream,
+                  parameters, extra);
+}
+
 /* how cuda-bindings finds all this */
 
 #define F(name) {#name, (void *)name}
@@ -457,6 +481,7 @@ static const struct { const char *name; void *function; } table[] = {
     F(cuStreamDestroy), F(cuStreamQuery), F(cuStreamSynchronize), F(cuStreamWaitEvent), F(cuEventCreate), F(cuEventDestroy),
     F(cuEventRecord), F(cuEventQuery), F(cuEventSynchronize), F(cuEventElapsedTime), F(cuModuleLoadDataEx), F(cuModuleUnload),
     F(cuModuleGetFunction), F(cuFuncGetAttribute), F(cuFuncSetAttribute), F(cuFuncGetParamInfo), F(cuLaunchKernel),
+    F(cuLaunchKernelEx), F(cuOccupancyMaxActiveBlocksPerMultiprocessor),
 };
 CUresult cuGetProcAddress(const char *symbol, void **function, int version, cuuint64_t flags, CUdriverProcAddressQueryResult *status) {
     *function = NULL;
