@@ -50,7 +50,7 @@ def to_ptx(text: str, name: str, capability: tuple[int, int], folders: Sequence[
     except OSError as error:  # no process, no memory or no descriptor left
         raise KernelCompileError(f"{name}: the compiler of CUDA C++ could not be started: {error}") from None
     if code == EXIT_OK:
-        return output.decode()
+        return output.decode(errors="replace")
     said = without_places(output.decode(errors="replace"), folders)
     if code == EXIT_REFUSED:
         raise KernelCompileError(f"{name} does not compile: {re.sub('linked[.]cu', lambda _: name, said)}")

@@ -1,7 +1,7 @@
 """Landlock: a process gives up files, TCP and signals to others, without privileges and for good (Linux 5.13 on; landlock(7)).
 
 The layouts and numbers are those of linux/landlock.h; the system calls have the same numbers on every architecture. Landlock does not
-govern whether a path exists, and nothing about descriptors that are open already.
+govern whether a path exists, the mode, owner and times of a file, UDP, and descriptors that are open already.
 """
 
 from __future__ import annotations
