@@ -182,7 +182,7 @@ def test_the_compile_family():
         ((scale, SIGNATURE), {"device": False}, NotImplementedError, "C ABI"),
         ((add, (int32, int32)), {"forceinline": True}, ValueError, "LTO-IR"),
         ((add, int32(int32, int32)), {"device": False, "abi": "numba"}, KernelTypeError, "void return type"),
-        ((add, (int32, int32)), {"device": False, "abi": "numba"}, KernelCompileError, "to none"),
+        ((add, (int32, int32)), {"device": False, "abi": "numba"}, KernelCompileError, "must have void return type"),
         ((add, (int32, int32)), {"abi_info": {"abi_name": "a b"}}, KernelTypeError, "C name"),
         ((add, (int32, int32)), {"cc": (1, 0)}, KernelCompileError, "1.0"),
         ((add, (int32, float32[:])), {}, KernelCompileError, "in add"),
