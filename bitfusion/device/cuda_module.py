@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from bitfusion.device.cooperative import cooperative_kernels
+from bitfusion.device.cooperative import cooperative_kernels, defined
 from bitfusion.device.cuda_driver import SUCCESS, Context, check, driver, error_name, failure
 from bitfusion.errors import InvalidValueError, LaunchError, UnsupportedError
 from bitfusion.limits import KIB
@@ -97,6 +97,8 @@ class CudaModule:
 def _load(image: bytes, compute_capability: tuple[int, int]) -> Any:
     """The ``CUmodule`` of an image, PTX of a newer CUDA than the driver's by way of nvJitLink."""
     text = not image.startswith(BINARY_MAGICS)
+    if text:
+        image = defined(image)
     code, handle, log = _load_data(image + b"\0" if text else image)
     if text and error_name(code) == "CUDA_ERROR_UNSUPPORTED_PTX_VERSION":
         code, handle, log = _load_data(_assemble(image, compute_capability))

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("cuda.bindings.nvjitlink")
 
+from bitfusion.device.cooperative import defined
 from bitfusion.device.cuda_module import _assemble
 from bitfusion.kernels.packing import Packer
 from bitfusion.kernels.signatures import encode
@@ -25,6 +26,7 @@ KERNELS = [
     (here.histogram, void(int32[::1], int64[::1], int32[::1])),
     (here.lengths, void(float64[:, :], float64[::1])),
     (here.reverse, void(int32[::1])),
+    (here.neighbours, void(int32[::1], int32[::1])),
     (here.far, void(float64[::1], int64)),
 ]
 
@@ -41,7 +43,7 @@ def compiled(kernel, signature, capability):
 @pytest.mark.parametrize(("kernel", "signature"), KERNELS, ids=[kernel.__name__ for kernel, _ in KERNELS])
 def test_kernels_assemble(kernel, signature, capability):
     ptx, entry = compiled(kernel, signature, capability)
-    assert _assemble(ptx, capability).startswith(b"\x7fELF")
+    assert _assemble(defined(ptx), capability).startswith(b"\x7fELF")
     assert f".entry {entry}(".encode() in ptx
     assert ptx[ptx.index(b".entry") :].partition(b"{")[0].count(b".param") == len(Packer(signature).parameters)
 

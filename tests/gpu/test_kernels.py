@@ -95,6 +95,27 @@ def test_tiled_matmul(shape):
 
 
 @cuda.jit
+def neighbours(before, after):
+    i = cuda.grid(1)
+    before[i] = i
+    cuda.cg.this_grid().sync()
+    after[i] = before[(i + cuda.blockDim.x) % before.size]
+
+
+def test_a_barrier_of_the_whole_grid():
+    threads = 8
+    before, after = np.zeros(threads, np.int32), np.zeros(threads, np.int32)
+    neighbours[1, threads](before, after)
+    (kernel,) = neighbours.overloads.values()
+    held = kernel.max_cooperative_grid_blocks(threads)
+    before, after = np.zeros(held * threads, np.int32), np.zeros(held * threads, np.int32)
+    neighbours[held, threads](before, after)
+    np.testing.assert_array_equal(after, np.roll(np.arange(held * threads), -threads))
+    with pytest.raises(LaunchError, match=f"the device runs {held} of them at once"):
+        neighbours[held + 1, threads](before, after)
+
+
+@cuda.jit
 def block_sums(values, sums):
     part = cuda.shared.array(THREADS, np.float64)
     thread, i = cuda.threadIdx.x, cuda.grid(1)

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from bitfusion.device import cooperative
 from bitfusion.limits import MIB
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ def cache_key(*parts: str | bytes) -> str:
 @cache
 def compiler_key() -> str:
     """A name for this version of the compiler: what an older one made must not be taken for ours."""
-    return cache_key(*(source.read_bytes() for source in sorted(Path(__file__).parent.glob("*.py"))))
+    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(cooperative.__file__)]
+    return cache_key(*(source.read_bytes() for source in sources))
 
 
 class ObjectCache:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from numba import cuda, float32, float64, int32, int64
 
+from bitfusion.device.cooperative import cooperative_kernels, defined
 from bitfusion.errors import LaunchError
+from tests.device.virtual.gpu import compile_kernel, numba_type
 
 RANDOM = np.random.default_rng(13)
 COUNT = 20_000
@@ -158,6 +160,17 @@ def test_a_barrier_of_the_whole_grid(gpu):
     x = np.arange(16 * 64)
     y = np.zeros_like(x)
     gpu.run(grid_wide, 16, 64, x, y)
+    np.testing.assert_array_equal(y, np.arange(16 * 64)[::-1] * 2)
+
+
+def test_the_definitions_that_an_nvidia_driver_is_given(gpu):
+    x = np.arange(16 * 64)
+    y = np.zeros_like(x)
+    declared = compile_kernel(grid_wide, (numba_type(x), numba_type(y)))
+    text = defined(declared.encode()).decode()
+    assert declared.count(".extern .func") == 2 and ".extern .func" not in text
+    assert cooperative_kernels(declared.encode()) == cooperative_kernels(text.encode()) != set()
+    gpu.run(text, 16, 64, x, y)
     np.testing.assert_array_equal(y, np.arange(16 * 64)[::-1] * 2)
 
 
