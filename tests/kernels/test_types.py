@@ -14,6 +14,7 @@ from numba.cuda.typing.typeof import typeof as numba_typeof
 
 from bitfusion.errors import KernelTypeError
 from bitfusion.kernels import types
+from bitfusion.kernels.foreign import foreign_type
 from bitfusion.kernels.named import EnumMember, NamedTuple
 from bitfusion.kernels.numba_types import numba_type
 from bitfusion.kernels.packing import Packer, array_argument
@@ -48,6 +49,14 @@ def test_scalars_are_numbas(name):
 def test_arrays_are_written_as_numbas(ours, theirs):
     assert numba_type(ours) == theirs
     assert str(ours) == str(theirs)
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_whether_an_array_can_be_written_to_is_kept_both_ways(readonly):
+    ours = types.Array(float32, 2, "C", readonly)
+    assert foreign_type(numba_type(ours)) is ours
+    assert pickle.loads(pickle.dumps(ours)) is ours
+    assert str(ours) == str(numba_type(ours))
 
 
 def test_types_are_interned():
