@@ -35,7 +35,7 @@ ADDRESS_SIZE_MAX = 4 * limits.GIB
 """Address space of one compile; libcu++'s headers take below 1 GiB of it."""
 
 ENVIRONMENT = frozenset(
-    "PYTHONPATH PYTHONHOME PYTHONUSERBASE HOME LD_LIBRARY_PATH CUDA_HOME CUDA_PATH CONDA_PREFIX".split()  # noqa: SIM905 (words)
+    {"PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE", "HOME", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "CONDA_PREFIX"}
 )
 """What Python and cuda.pathfinder look for their files by; the compiler's process gets no other variable."""
 

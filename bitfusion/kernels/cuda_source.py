@@ -15,7 +15,18 @@ SIZE_MAX = 256 * 1024
 """Characters of one source."""
 
 HEADERS = frozenset(
-    "cuda_fp16.h cuda_bf16.h cuda_fp8.h cooperative_groups.h cuda_runtime.h stdint.h cstdint stddef.h cstddef math.h".split()  # noqa: SIM905 (words)
+    {
+        "cuda_fp16.h",
+        "cuda_bf16.h",
+        "cuda_fp8.h",
+        "cooperative_groups.h",
+        "cuda_runtime.h",
+        "stdint.h",
+        "cstdint",
+        "stddef.h",
+        "cstddef",
+        "math.h",
+    }
 )
 """What may be included, beside ``<cuda/...>`` and ``<cuda/std/...>``, which are libcu++'s."""
 
@@ -45,7 +56,7 @@ INTEGER = re.compile(r"(?:\s(?:0[xX][0-9a-fA-F]+|[0-9]+)[uUlL]*)?")
 DEFINED = re.compile(r"\s*(\w+)(.*)")
 CALLED = re.compile(r"(?!defined\b)\b[A-Za-z_]\w*\s*\(")
 
-PLAIN = frozenset("define undef ifdef ifndef else endif error".split())  # noqa: SIM905 (words)
+PLAIN = frozenset({"define", "undef", "ifdef", "ifndef", "else", "endif", "error"})
 """Directives that neither name a file nor compute anything."""
 
 

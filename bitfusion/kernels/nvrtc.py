@@ -35,11 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         library = _load()
         confine([*folders, library])
-    except (
-        ImportError,
-        RuntimeError,
-        OSError,
-    ) as error:  # RuntimeError: of the bindings, where there is no NVRTC library
+    except (ImportError, RuntimeError, OSError) as error:
         code, output = EXIT_UNABLE, str(error).encode()
     else:
         code, output = compiled(text, architecture, folders)
@@ -69,7 +65,7 @@ def _bound(seconds: int, size: int) -> None:
 
 
 def _load() -> str:
-    """Load NVRTC; the directory of its libraries, one of which it loads when it first compiles."""
+    """Load NVRTC; the directory of its libraries, one of which it loads when it first compiles. RuntimeError where there is none."""
     from cuda import pathfinder
     from cuda.bindings import nvrtc
 
