@@ -17,6 +17,12 @@ from bitfusion.device.virtual.scheduler import ABORTED, FINISHED, run_block
 WORKER_SIZE: Final = Worker.size
 ARRIVED_SIZE: Final = BLOCK["COUNT"] - BLOCK["ARRIVED"]
 
+BATCHES: Final = 64
+"""Times a worker takes blocks of a grid: the last to end is at most a sixty-fourth of the grid behind."""
+
+BATCH_MAX: Final = 64
+"""Blocks taken at once; more would gain nothing."""
+
 
 def run_grid(launch: Launch, blocks: Int64, workers: Int64, count: Int64) -> None:
     """Run a grid to its end with the help of ``count`` workers; ``blocks`` is for the launching thread's blocks."""
@@ -48,6 +54,9 @@ def serve(worker: Worker) -> None:
 
 def run_blocks(launch: Launch, blocks: Int64, index: Int64) -> None:
     """Take blocks from the grid's counter and run them until there are none."""
+    batch = batch_size(launch)
+    number = 0  # the next of the blocks taken
+    end = 0
     opened = 0
     active = 0
     position = 0
@@ -58,9 +67,14 @@ def run_blocks(launch: Launch, blocks: Int64, index: Int64) -> None:
             open_block(block, launch, address, index)
             opened += 1
         if block.idle:
-            number = fetch_add(launch.next, 1)
-            if number < launch.total:
+            if number == end:
+                number = fetch_add(launch.next, batch)
+                end = number + batch
+                if end > launch.total:
+                    end = launch.total
+            if number < end:
                 start_block(block, launch, number)
+                number += 1
                 active += 1
             elif active == 0:
                 return
@@ -75,6 +89,21 @@ def run_blocks(launch: Launch, blocks: Int64, index: Int64) -> None:
             active -= 1
         else:
             position = (position + 1) % launch.resident
+
+
+def batch_size(launch: Launch) -> Int64:
+    """How many blocks to take at once: the counter's cache line goes from core to core each time, which can cost more than a block.
+
+    One where blocks wait for each other, so that none is kept from running by the one that took it.
+    """
+    if launch.resident > 1:
+        return 1
+    size = launch.total // (launch.workers * BATCHES)
+    if size < 1:
+        return 1
+    if size > BATCH_MAX:
+        return BATCH_MAX
+    return size
 
 
 def open_block(block: Block, launch: Launch, address: Int64, index: Int64) -> None:

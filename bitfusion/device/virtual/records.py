@@ -57,6 +57,7 @@ class Launch(Record):
     resident: Int64
     stride: Int64
     sink: Int64
+    workers: Int64
     suspension_count: Int64
     frame_distance: Int64
     local_distance: Int64
