@@ -25,6 +25,9 @@ PLACE = ROOT / ".demo"
 SCRIPT = "examples/train_digits.py"
 ACCURACY_MIN = 0.95
 
+QUIET = {"NUMBA_DISABLE_PERFORMANCE_WARNINGS": "1"}
+"""The network is small, and so are its grids, of which Numba warns."""
+
 SHARES = (
     ("  the device computes", "compute_s"),
     ("  data moves", "transfer_s"),
@@ -61,7 +64,9 @@ def train(name: str, *how: str) -> dict[str, float]:
     program = ["python", SCRIPT, "--json", str(figures), "--plot", str(PLACE / f"{name}.png")]
     console.print(f"\n[bold]$ bitfusion run {shlex.join(how)} -- {shlex.join(program[:2])}[/bold]", soft_wrap=True)
     started = time.perf_counter()
-    finished = subprocess.run([sys.executable, *command, sys.executable, *program[1:]], cwd=ROOT)
+    finished = subprocess.run(
+        [sys.executable, *command, sys.executable, *program[1:]], cwd=ROOT, env=os.environ | QUIET
+    )
     if finished.returncode:
         sys.exit(f"{SCRIPT} failed (exit code {finished.returncode})")
     total_s = time.perf_counter() - started
