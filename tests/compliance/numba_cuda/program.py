@@ -121,7 +121,7 @@ def marked(test: Any) -> Any:
     for mark in getattr(method, "pytestmark", ()):
         if mark.name == "xfail" and all(mark.args):
             expected = functools.partial(method)
-            expected.__unittest_expecting_failure__ = True  # type: ignore[attr-defined]
+            expected.__unittest_expecting_failure__ = True  # type: ignore[attr-defined]  # unittest's own mark
             setattr(test, test._testMethodName, expected)
     return test
 

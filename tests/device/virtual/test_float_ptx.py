@@ -434,7 +434,10 @@ def test_flushing_denormals():
     tiny = np.finfo(np.float32).tiny
     x = np.array([tiny / 2, -tiny / 2, tiny, -tiny * 1.5, 1.0, -0.0, 1e-20, -1e-20], np.float32)
     y = np.array([1.0, 1.0, -tiny * 1.25, tiny, tiny / 4, 1.0, 1e-20, 1e-20], np.float32)
-    flush = lambda v: np.where(abs(v) < tiny, np.copysign(0, v), v).astype(np.float32)  # noqa: E731
+
+    def flush(v):
+        return np.where(abs(v) < tiny, np.copysign(0, v), v).astype(np.float32)
+
     expected = {
         "add.ftz.f32 d, a, b;": flush(flush(x) + flush(y)),
         "mul.ftz.f32 d, a, b;": flush(flush(x) * flush(y)),
