@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import select
 import signal
 import threading
 from pathlib import Path
@@ -15,6 +14,7 @@ import bitfusion
 from bitfusion.client import embedded
 from bitfusion.errors import ConfigError, KernelFaultError, SessionError, UnreachableError
 from tests.client.faces import done
+from tests.processes import ends
 from tests.scenarios.programs import running
 
 
@@ -34,19 +34,6 @@ def appliance_pid() -> int:
     return appliance.process.pid
 
 
-def gone(pid: int) -> bool:
-    """Wait until a process that is perhaps not our child has gone."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    ended = poll.poll(30_000)
-    os.close(descriptor)
-    return bool(ended)
-
-
 def test_by_default_it_offers_this_machines_gpus_or_a_virtual_one(monkeypatch):
     monkeypatch.delenv("BITFUSION_DEVICES")
     with bitfusion.connect(memory="4MiB") as client:
@@ -63,7 +50,7 @@ async def test_it_starts_with_the_first_client_and_stops_with_the_last(connect):
     assert await done(second.echo(b"x")) == b"x"
     await done(second.close())
     await done(second.close())
-    assert gone(pid)
+    assert ends(pid)
 
 
 async def test_a_refused_lease_stops_it_again(connect):
@@ -79,7 +66,7 @@ def test_when_it_dies_the_next_client_gets_a_new_one():
     with pytest.raises(SessionError, match="connect again"):
         while True:
             first.echo(b"x")
-    assert gone(pid)
+    assert ends(pid)
     with bitfusion.connect(memory="4MiB") as second:
         assert appliance_pid() != pid
         assert second.echo(b"x") == b"x"
@@ -125,7 +112,7 @@ ENDS = {
 def test_it_ends_however_its_program_ends(end):
     with running(PROGRAM + ENDS[end], BITFUSION_DEVICES="null") as process:
         pid = int(process.stdout.readline())
-        assert gone(pid)
+        assert ends(pid)
         process.stdin.close()
 
 
@@ -150,7 +137,7 @@ def test_ctrl_c_in_a_terminal_is_the_programs_alone():
         assert os.getpgid(pid) != os.getpgid(process.pid)
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "still there\n"
-        assert gone(pid)
+        assert ends(pid)
         assert process.wait(30) == 0
         assert process.stderr.read() == ""
 

@@ -19,8 +19,8 @@ from bitfusion.transport.blocking import BlockingTransport, open_session
 from bitfusion.wire.operations import CONFIG, Opcode
 from bitfusion.worker.process import STOP_TIMEOUT_S
 from tests.appliance import Appliance
-from tests.faults.test_ends import end_of
 from tests.kernels.test_cuda_cpp import ENDLESS as ENDLESS_CPP
+from tests.processes import ends
 
 HEADER = ".version 8.0\n.target sm_80\n.address_size 64\n"
 ENDLESS = HEADER + ".visible .entry k() { Loop: bra Loop; }"
@@ -106,8 +106,8 @@ def test_the_compiler_of_cuda_cpp_goes_with_its_client(appliance, tmp_path):
     with subprocess.Popen([sys.executable, str(tmp_path / "linking.py")], env=environment) as client:
         compiler, worker = compiler_of(appliance, client)
         client.kill()
-    end_of(worker)
-    end_of(compiler)
+    assert ends(worker)
+    assert ends(compiler)
 
 
 def compiler_of(appliance: Appliance, client: subprocess.Popen[bytes]) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -30,6 +29,7 @@ from bitfusion.transport.address import parse_target
 from bitfusion.transport.blocking import BlockingTransport, open_session
 from bitfusion.wire.operations import Opcode
 from tests.appliance import Appliance
+from tests.processes import ends
 
 SMALL = Hello(memory=16 * limits.MIB)
 
@@ -42,19 +42,6 @@ def echo(transport: BlockingTransport, data: bytes = b"x") -> bytes:
     asked = transport.session.call(Opcode.ECHO, 0, data)
     transport.wait(asked)
     return asked.result()
-
-
-def end_of(pid: int) -> None:
-    """Wait until a process that is not our child has gone."""
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    gone = poll.poll(30_000)
-    os.close(descriptor)
-    assert gone, f"process {pid} is still there"
 
 
 def worker_of(appliance: Appliance, transport: BlockingTransport) -> int:
@@ -108,7 +95,7 @@ def test_a_clients_death_frees_all_it_held(appliance):
         (worker,) = appliance.workers()
         before = len(appliance.lines)
         client.kill()
-    end_of(worker)
+    assert ends(worker)
     appliance.wait_log("released", after=before)
     opened(appliance, Hello()).close()
 
@@ -124,7 +111,7 @@ def test_an_ordered_stop_takes_the_workers_along(appliance, number, tmp_path):
     below = appliance.children()
     assert appliance.stop(number) == 0
     for pid in below:
-        end_of(pid)
+        assert ends(pid)
     with pytest.raises(SessionError):
         echo(transport)
     transport.close()
@@ -135,7 +122,7 @@ def test_the_daemons_death_takes_everything_along(appliance):
     below = appliance.children()
     assert appliance.stop(signal.SIGKILL) == -signal.SIGKILL
     for pid in below:
-        end_of(pid)
+        assert ends(pid)
     with pytest.raises(ConnectionLostError):
         echo(transport)
     transport.close()

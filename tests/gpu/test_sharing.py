@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 
 import numpy as np
@@ -14,6 +13,7 @@ from bitfusion.client.client import connect
 from bitfusion.errors import InvalidAddressError, KernelFaultError, WorkerDiedError
 from bitfusion.limits import MIB
 from tests.gpu.images import FAULT, FOREVER, Adder
+from tests.processes import has_ended
 
 
 def worker_of(appliance, client):
@@ -66,17 +66,11 @@ def test_a_client_that_goes_while_its_kernel_runs_forever(place, waiting):
     client._transport.forget()  # hang up without a goodbye, as the end of a process does
     descriptor = os.pidfd_open(pid)
     try:
-        assert_readable(descriptor)
+        assert has_ended(descriptor), "the worker is still there"
     finally:
         os.close(descriptor)
     with connect(place.address, memory="64MiB", timeout=60) as after:
         assert (after.to_device(np.ones(100)).copy_to_host() == 1).all()
-
-
-def assert_readable(descriptor):
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    assert poll.poll(30_000), "the worker is still there"
 
 
 def test_a_fault_does_not_outlive_its_session(place):
