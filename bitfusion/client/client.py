@@ -132,11 +132,17 @@ class Client(BaseClient):
                 if self._transport.session.output:
                     self._screen.show()
 
+    @property
+    def turn(self) -> contextlib.AbstractContextManager[object]:
+        """For operations that belong together: other threads' wait until the block ends."""
+        return self._lock
+
     def refresh(self) -> None:
         """Bring the content of mapped memory back to the host; called after every wait for the device."""
-        while self.mirrors:
-            for mirror in list(self.mirrors):
-                mirror.fetch()
+        if self.mirrors:
+            with self.turn:
+                for mirror in list(self.mirrors):
+                    mirror.fetch()
 
     def close(self) -> None:
         """End the session: posted work is sent, the lease and all it held go back. Safe to call again."""

@@ -32,17 +32,26 @@ class Mirror:
         return self in self.device.client.mirrors
 
     def send(self, stream: Any) -> None:
-        """Give the content to the device, before work in ``stream`` that uses it; nothing if it is there already."""
-        if not self.is_away:
-            self.device.copy_to_device(self.host, stream)
-            self.device.client.mirrors.add(self)
-        self._stream = stream
+        """Give the content to the device, before work in ``stream`` that uses it; nothing if it is there already.
+
+        Whoever posts that work does so in the same turn: a wait by another thread in between would take the content back too early.
+        """
+        client = self.device.client
+        with client.turn:
+            if not self.is_away:
+                self.device.copy_to_device(self.host, stream)
+                client.mirrors.add(self)
+                self._stream = stream
+            elif client.stream_number(stream) != client.stream_number(self._stream):
+                self._stream = 0  # which waits for all others: only then all of the work is done
 
     def fetch(self) -> None:
         """Bring the content back, after the work that used it last."""
         client = self.device.client
-        client.run(self.device._download(self._stream, self.host))
-        client.mirrors.discard(self)  # not before: after a failure or an interrupt the next wait brings it
+        with client.turn:
+            if self.is_away:
+                client.run(self.device._download(self._stream, self.host))
+                client.mirrors.discard(self)  # not before: after a failure or an interrupt the next wait brings it
 
     def covers(self, view: HostArray) -> bool:
         """Whether this is a view of the host array."""

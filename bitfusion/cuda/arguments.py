@@ -6,7 +6,7 @@ Owns what becomes of each argument. Device arrays pass untouched, once it is sur
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -71,29 +71,37 @@ def extended(extensions: Sequence[Any], values: tuple[Any, ...], stream: Any) ->
     return tuple(made), retr
 
 
-def on_device(client: Client, values: tuple[Any, ...], stream: Any) -> tuple[list[Any], list[CopyBack]]:
-    """The arguments as a launch takes them, and what to copy back after it."""
-    back: list[CopyBack] = []
-    return [_ready(client, value, stream, back) for value in values], back
+class Around(NamedTuple):
+    """What belongs to a launch: the content of ``mapped`` goes with it and comes with a later wait, ``back`` is copied back after it."""
+
+    mapped: list[MappedArray]
+    back: list[CopyBack]
 
 
-def _ready(client: Client, value: Any, stream: Any, back: list[CopyBack]) -> Any:
-    """One argument, or each item of a tuple; what is to be copied back is added to ``back``."""
+def on_device(client: Client, values: tuple[Any, ...], stream: Any) -> tuple[list[Any], Around]:
+    """The arguments as a launch takes them, and what is to be done around it."""
+    around = Around([], [])
+    return [_ready(client, value, stream, around) for value in values], around
+
+
+def _ready(client: Client, value: Any, stream: Any, around: Around) -> Any:
+    """One argument, or each item of a tuple; what is to be done for it is added to ``around``."""
     hint = value if isinstance(value, Hint) else InOut(value)
     given = hint.value
     if isinstance(given, tuple):
         items = (item if isinstance(item, Hint) else type(hint)(item) for item in given)
-        ready = tuple(_ready(client, item, stream, back) for item in items)
+        ready = tuple(_ready(client, item, stream, around) for item in items)
         return type(given)._make(ready) if hasattr(given, "_make") else ready  # a named tuple stays one
-    if isinstance(given, MappedArray) and (mirror := given.on_device(stream)) is not None:
+    if isinstance(given, MappedArray) and (mirror := given.mirror) is not None:
         check_session(client.core, mirror.client.core)
+        around.mapped.append(given)
         return mirror if given.flags.writeable else mirror.for_reading()
     if isinstance(given, np.ndarray | np.void):
         array = _copied(client, given, hint, stream)
         if not given.flags.writeable:
             return array.for_reading()  # so that Numba refuses to write what would be lost
         if hint.copied_back:
-            back.append((array, given))
+            around.back.append((array, given))
         return array
     if is_cuda_array(given):
         array = as_cuda_array(given)

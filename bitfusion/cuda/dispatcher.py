@@ -225,14 +225,17 @@ class Dispatcher(Inspection):
         client = current.current()
         stream = client.stream_number(launch.stream)
         values, afterwards = arguments.extended(self._extensions, values, launch.stream)
-        ready, back = arguments.on_device(client, self._parameters.taken(values), launch.stream)
+        ready, around = arguments.on_device(client, self._parameters.taken(values), launch.stream)
         found = self._specialization(client, ready)
         data = self._pack(found, ready)
         found.check(launch.config, launch.griddim, launch.blockdim, launch.sharedmem)
-        client.run(operations.post(client.core, Opcode.LAUNCH, stream, found.number, launch.config, data))
+        with client.turn:
+            for array in around.mapped:
+                array.send(launch.stream)
+            client.run(operations.post(client.core, Opcode.LAUNCH, stream, found.number, launch.config, data))
         if self._waits:
             found.wait(launch.stream)
-        arguments.copy_back(client, back, launch.stream)
+        arguments.copy_back(client, around.back, launch.stream)
         for action in afterwards:
             action()
 

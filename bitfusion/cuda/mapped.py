@@ -42,19 +42,23 @@ class MappedArray(np.ndarray[Any, Any]):
         view._mirror, view.stream = Mirror(np.asarray(host), device), stream
         return view
 
-    def on_device(self, stream: Any = 0) -> DeviceArray | None:
-        """The mirror, with the content: what a launch in ``stream`` takes. None for host memory that has none."""
-        if self._mirror is None:
-            return None
-        self._mirror.send(stream or self.stream)
-        return self._mirror.part(self, self.stream)
+    @property
+    def mirror(self) -> DeviceArray | None:
+        """What a launch takes; ``send`` comes before it. None for host memory that has none."""
+        return None if self._mirror is None else self._mirror.part(self, self.stream)
+
+    def send(self, stream: Any = 0) -> None:
+        """Give the content to the mirror, for a launch in ``stream`` in the same turn of the session."""
+        if self._mirror is not None:
+            self._mirror.send(stream or self.stream)
 
     @property
     def device_array(self) -> DeviceArray:
-        """The same for those who need it. ValueError for host memory without a mirror."""
-        array = self.on_device()
+        """The mirror, with the content. ValueError for host memory without one."""
+        array = self.mirror
         if array is None:
             raise ValueError("this array is host memory that was computed from a mapped array; copy it to the device")
+        self.send()
         return array
 
     @property
@@ -92,7 +96,8 @@ class MappedArray(np.ndarray[Any, Any]):
 
     def copy_to_device(self, ary: object, stream: Any = 0) -> None:
         """Copy a host or device array of the same shape and dtype into the mirror; the host has it after the next wait."""
-        self.device_array.copy_to_device(ary, stream)
+        with self.device_array.client.turn:
+            self.device_array.copy_to_device(ary, stream)
 
 
 class ManagedArray(MappedArray):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_views_are_mapped_and_results_are_not():
     cuda.synchronize()
     assert array.tolist() == [0, 0, 1, 0, 1, 0, 1, 0, 0, 1]
     computed = array + 1
-    assert computed.on_device() is None and not cuda.is_cuda_array(np.asarray(array))
+    assert computed.mirror is None and not cuda.is_cuda_array(np.asarray(array))
     add_one[1, 16](computed)  # a host array like any other: copied in and back
     assert computed.tolist() == [2, 2, 3, 2, 3, 2, 3, 2, 2, 3]
     with pytest.raises(ValueError, match="computed from a mapped array"):
@@ -132,6 +133,61 @@ def test_ufuncs_take_them():
     array = cuda.mapped_array(4)
     array[:] = range(4)
     assert double(array).copy_to_host().tolist() == [0, 2, 4, 6]
+
+
+class Waiting:
+    """A device array that lets another thread wait for the device when a launch asks for its address."""
+
+    def __init__(self, client):
+        self.array, self.client = cuda.device_array(1), client
+
+    @property
+    def __cuda_array_interface__(self):
+        waiter = threading.Thread(target=self.client.synchronize)
+        waiter.start()
+        waiter.join()
+        return self.array.__cuda_array_interface__
+
+
+def test_a_wait_by_another_thread_during_a_launch_does_not_lose_its_content(client):
+    @cuda.jit
+    def add(values, other):
+        values[cuda.grid(1)] += 1
+
+    array = cuda.mapped_array(4, np.int32)
+    array.fill(0)
+    add[1, 4](array, Waiting(client))
+    cuda.synchronize()
+    assert array.tolist() == [1] * 4
+
+
+def test_threads_that_launch_and_wait_lose_nothing(client):
+    array, started = cuda.mapped_array(4, np.int32), threading.Barrier(3)
+    array.fill(0)
+
+    def launch():
+        started.wait()
+        for _ in range(60):
+            add_one[1, 4](array)
+            cuda.synchronize()
+
+    threads = [threading.Thread(target=launch) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    for thread in threads:
+        thread.join()
+    assert array.tolist() == [120] * 4
+
+
+def test_after_work_in_several_streams_the_content_waits_for_all_of_it():
+    array, streams = cuda.mapped_array(8, np.int32), (cuda.stream(), cuda.stream())
+    array.fill(0)
+    for stream, part in zip(streams, (array[:4], array[4:]), strict=True):
+        add_one[1, 4, stream](part)
+    assert array._mirror._stream == 0  # whose work comes after that of all other streams
+    streams[1].synchronize()
+    assert array.tolist() == [1] * 8
 
 
 def test_the_memory_goes_with_them():
