@@ -1,0 +1,163 @@
+"""The ledger of one GPU: a table in shared memory of its leases and sessions, which the daemon and the GPU's workers read and write.
+
+The daemon makes it, opens and closes its rows. A worker notes in its session's row what it uses and does, and reads the others' to take
+turns (``worker/turn.py``) and to share its lease's memory (``worker/memory.py``). What several processes change is changed under
+``locked``; a row's own counters are words that only their worker writes. Owns the layout; no policy.
+
+A worker that a client has taken over can write nonsense here and so disturb the turns of others on its GPU; not their memory, and not the
+daemon, which believes none of it (docs/design/security.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitfusion.errors import CapacityError
+from bitfusion.pool.futex import Futex
+
+ROW_COUNT: Final = 1024
+"""Leases, and sessions, on one GPU at most: 80 MiB each of the largest of today."""
+
+WEIGHT_DEFAULT: Final = 100
+
+HEADER = np.dtype(
+    [
+        ("holder", "<i8"),  # the session whose turn it is, 0 for none
+        ("holder_since", "<i8"),
+        ("clock", "<i8"),  # virtual time: the start tag of who last got a turn
+        ("open", "<i8"),  # sessions
+        ("waiting", "<i8"),  # sessions that wait for a turn
+        ("news", "<u4"),  # futex: changes whenever a waiter should look again
+        ("pad", "<u4"),
+        ("rest", "<i8", 10),
+    ]
+)
+LEASE = np.dtype(
+    [
+        ("number", "<i8"),  # 0: the row is free
+        ("weight", "<i8"),
+        ("cap", "<i8"),  # per cent of the GPU's time, 0 for none
+        ("limit", "<i8"),  # bytes
+        ("used", "<i8"),  # bytes, of all its sessions
+        ("device_ns", "<i8"),  # time its sessions had the GPU
+        ("finish", "<i8"),  # virtual time: where its last turn ended
+        ("last_ns", "<i8"),  # CLOCK_MONOTONIC: when its last turn ended
+        ("allowed_ns", "<i8"),  # CLOCK_MONOTONIC: from when on its cap allows a turn
+        ("rest", "<i8", 7),
+    ]
+)
+SESSION = np.dtype(
+    [
+        ("lease", "<i8"),  # its lease's row from 1 on; 0: the row is free
+        ("pid", "<i8"),
+        ("used", "<i8"),  # bytes, mapped
+        ("idle", "<i8"),  # of those, bytes in no live allocation
+        ("device_ns", "<i8"),
+        ("last_ns", "<i8"),  # CLOCK_MONOTONIC: when it last did something
+        ("launches", "<i8"),
+        ("waits_since", "<i8"),  # CLOCK_MONOTONIC: it waits for a turn; 0: it does not
+        ("rest", "<i8", 8),
+    ]
+)
+"""Rows have 128 bytes, two cache lines: neighbours' counters must not slow each other down."""
+
+NEWS_OFFSET: Final = 40
+SIZE: Final = HEADER.itemsize + ROW_COUNT * (LEASE.itemsize + SESSION.itemsize)
+
+
+class Ledger:
+    """One GPU's ledger. ``descriptor`` is a memfd, which a worker gets from the daemon and which this closes."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._memory = mmap.mmap(descriptor, SIZE)
+        self.header: NDArray[np.void] = np.frombuffer(self._memory, HEADER, 1)
+        self.leases: NDArray[np.void] = np.frombuffer(self._memory, LEASE, ROW_COUNT, HEADER.itemsize)
+        self.sessions: NDArray[np.void] = np.frombuffer(
+            self._memory, SESSION, ROW_COUNT, HEADER.itemsize + ROW_COUNT * LEASE.itemsize
+        )
+        self.news = Futex(self._memory, NEWS_OFFSET)
+
+    @classmethod
+    def create(cls) -> Ledger:
+        """An empty one. OSError where the machine has no descriptors or memory left."""
+        descriptor = os.memfd_create("bitfusion-ledger", os.MFD_CLOEXEC)
+        os.truncate(descriptor, SIZE)
+        return cls(descriptor)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """No other process is within such a block. A process that dies in it leaves the lock open (fcntl(2), record locks)."""
+        fcntl.lockf(self.descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
+
+    # the daemon's
+
+    def open_lease(self, number: int, limit: int, weight: int = WEIGHT_DEFAULT, cap: int = 0) -> int:
+        """The row of a new lease of ``limit`` bytes. CapacityError if there are too many."""
+        with self.locked():
+            row = _free(self.leases["number"], "leases")
+            self.leases[row] = (number, weight, cap, limit, 0, 0, self.header["clock"][0], 0, 0, 0)
+        return row
+
+    def close_lease(self, row: int) -> None:
+        """The lease is over, and its sessions are closed."""
+        with self.locked():
+            self.leases[row] = np.zeros((), LEASE)
+
+    def open_session(self, lease: int, pid: int = 0) -> int:
+        """The row of a new session of a lease. CapacityError if there are too many."""
+        with self.locked():
+            row = _free(self.sessions["lease"], "sessions")
+            self.sessions[row] = (lease + 1, pid, 0, 0, 0, 0, 0, 0, 0)
+            self.header["open"] += 1
+        return row
+
+    def close_session(self, row: int) -> None:
+        """Its worker is gone, however it ended: its memory goes back to the lease, its turn to the others."""
+        with self.locked():
+            session = self.sessions[row]
+            self.leases["used"][int(session["lease"]) - 1] -= session["used"]
+            self.sessions[row] = np.zeros((), SESSION)
+            self.header["open"] -= 1
+            if self.header["holder"][0] == row + 1:
+                self.header["holder"] = 0
+            self.header["waiting"] = np.count_nonzero(self.sessions["waits_since"])
+            self.news.add()
+        self.news.wake()
+
+    # anybody's
+
+    def tell(self) -> None:
+        """Have all who wait look again."""
+        with self.locked():
+            self.news.add()
+        self.news.wake()
+
+    def sessions_of(self, lease: int) -> list[int]:
+        """The rows of a lease's sessions."""
+        return [int(row) for row in np.flatnonzero(self.sessions["lease"] == lease + 1)]
+
+    def close(self) -> None:
+        """Of this process, once nobody has a view of its rows any more; the others' stays."""
+        self.news.close()
+        del self.header, self.leases, self.sessions, self._memory
+        os.close(self.descriptor)
+
+
+def _free(column: NDArray[np.int64], what: str) -> int:
+    rows = np.flatnonzero(column == 0)
+    if not len(rows):
+        raise CapacityError(f"this GPU has {ROW_COUNT} {what} already; end one, or ask for another GPU")
+    return int(rows[0])
