@@ -2,7 +2,8 @@
 
 The client chooses the addresses (docs/reference/wire.md section 5.1); this checks them and never believes them. A chunk is
 charged while a live allocation touches it. Chunks stay mapped when their last allocation goes, because memory used again costs
-no page faults, and are given back when the lease needs room elsewhere. Not the client's allocator, and no device memory itself.
+no page faults, and are given back when the lease needs room elsewhere; at once where the lease has other sessions, which could not ask for
+them. Not the client's allocator, and no device memory itself.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ from collections import Counter
 from bitfusion import limits
 from bitfusion.device.base import Device
 from bitfusion.errors import DeviceMemoryError, InvalidAddressError
+from bitfusion.worker.account import Account, Sole
 
 CHUNK = limits.MEMORY_CHUNK_SIZE
 
 
 class SessionMemory:
-    """Live allocations and mapped chunks of one session with a lease of ``limit`` bytes at ``base``..``base + size``."""
+    """Live allocations and mapped chunks of one session with a lease of ``limit`` bytes at ``base``..``base + size``.
 
-    def __init__(self, device: Device, base: int, size: int, limit: int) -> None:
+    ``account`` says what the lease's other sessions use; without one there are none.
+    """
+
+    def __init__(self, device: Device, base: int, size: int, limit: int, account: Account | None = None) -> None:
         self.base, self.size, self.limit = base, size, limit
         self._device = device
+        self._account = account or Sole()
         self._starts: list[int] = []
         self._sizes: dict[int, int] = {}
         self._live: Counter[int] = Counter()  # chunk -> live allocations that touch it
@@ -31,8 +37,8 @@ class SessionMemory:
 
     @property
     def used(self) -> int:
-        """Bytes charged to the lease."""
-        return len(self._live) * CHUNK
+        """Bytes charged to the lease, by all its sessions."""
+        return len(self._live) * CHUNK + self._account.others_used()
 
     def allocate(self, address: int, size: int) -> None:
         """Note a live allocation and map what it needs. InvalidAddressError, DeviceMemoryError.
@@ -54,15 +60,18 @@ class SessionMemory:
     def _charge(self, address: int, size: int) -> None:
         chunks = range((address - self.base) // CHUNK, (address + size - 1 - self.base) // CHUNK + 1)
         fresh = sum(chunk not in self._live for chunk in chunks)
-        if self.used + fresh * CHUNK > self.limit:
-            raise DeviceMemoryError(
-                f"out of device memory: {size} bytes asked, {self.used} of the lease's {self.limit} bytes are in use",
-                requested=size,
-                used=self.used,
-                limit=self.limit,
-            )
-        self._map(chunks)
+        if fresh:
+            used = self.used
+            if used + fresh * CHUNK > self.limit or not self._map(chunks):
+                raise DeviceMemoryError(
+                    f"out of device memory: {size} bytes asked, {used} of the lease's {self.limit} bytes are in use",
+                    requested=size,
+                    used=used,
+                    limit=self.limit,
+                )
         self._live.update(chunks)
+        if fresh:
+            self._note_idle()
 
     def release(self, address: int) -> None:
         """The end of the allocation that starts at ``address``; InvalidAddressError if none does."""
@@ -74,10 +83,16 @@ class SessionMemory:
             raise InvalidAddressError(f"no live allocation starts at {address:#x}: freed twice, or never allocated")
         self._device.release(address, size)
         del self._starts[bisect_right(self._starts, address) - 1]
+        emptied = []
         for chunk in range((address - self.base) // CHUNK, (address + size - 1 - self.base) // CHUNK + 1):
             self._live[chunk] -= 1
             if not self._live[chunk]:
                 del self._live[chunk]
+                emptied.append(chunk)
+        if emptied:
+            if self._account.is_shared():
+                self._unmap(emptied)
+            self._note_idle()
 
     def check(self, address: int, size: int) -> None:
         """InvalidAddressError unless ``size`` bytes at ``address`` lie within one live allocation."""
@@ -105,18 +120,35 @@ class SessionMemory:
         ):
             raise InvalidAddressError(f"an allocation of {size} bytes at {address:#x} overlaps a live one")
 
-    def _map(self, chunks: range) -> None:
-        """Map those of ``chunks`` that are not, giving others that are idle back first where the lease has no room for both."""
+    def _map(self, chunks: range) -> bool:
+        """Map those of ``chunks`` that are not, giving others that are idle back first where the lease has no room for both.
+
+        False where other sessions of the lease were faster.
+        """
         wanted = [chunk for chunk in chunks if chunk not in self._mapped]
-        excess = len(self._mapped) + len(wanted) - self.limit // CHUNK
+        excess = len(self._mapped) + len(wanted) - (self.limit - self._account.others_mapped()) // CHUNK
         if excess > 0:
             idle = sorted(chunk for chunk in self._mapped if chunk not in self._live and chunk not in chunks)
-            for first, count in _runs(idle[:excess]):
-                self._device.unmap(self.base + first * CHUNK, count * CHUNK)
-                self._mapped.difference_update(range(first, first + count))
+            self._unmap(idle[:excess])
         for first, count in _runs(wanted):
-            self._device.map(self.base + first * CHUNK, count * CHUNK)
+            if not self._account.take(count * CHUNK, self.limit):
+                return False
+            try:
+                self._device.map(self.base + first * CHUNK, count * CHUNK)
+            except BaseException:
+                self._account.give(count * CHUNK)
+                raise
             self._mapped.update(range(first, first + count))
+        return True
+
+    def _unmap(self, chunks: list[int]) -> None:
+        for first, count in _runs(chunks):
+            self._device.unmap(self.base + first * CHUNK, count * CHUNK)
+            self._mapped.difference_update(range(first, first + count))
+            self._account.give(count * CHUNK)
+
+    def _note_idle(self) -> None:
+        self._account.note_idle((len(self._mapped) - len(self._live)) * CHUNK)
 
 
 def _runs(chunks: list[int]) -> list[tuple[int, int]]:

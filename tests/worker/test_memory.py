@@ -10,6 +10,8 @@ from bitfusion import limits
 from bitfusion.device.discovery import discover
 from bitfusion.device.open import open_device
 from bitfusion.errors import DeviceMemoryError, InvalidAddressError
+from bitfusion.pool.ledger import Ledger
+from bitfusion.worker.account import LedgerAccount
 from bitfusion.worker.memory import SessionMemory
 
 CHUNK = limits.MEMORY_CHUNK_SIZE
@@ -168,3 +170,90 @@ def test_a_refused_allocation_can_be_released_once_and_made_again():
     with pytest.raises(InvalidAddressError):
         memory.release(memory.base)
     device.close()
+
+
+@pytest.fixture
+def shared():
+    """Two sessions of one lease, each with a device of its own, as two workers have."""
+    ledger = Ledger.create()
+    lease = ledger.open_lease(1, LIMIT)
+    memories = []
+    for _ in range(2):
+        device = Mapped(open_device(discover("null")[0], cache_dir=None))
+        account = LedgerAccount(ledger, ledger.open_session(lease))
+        memories.append(SessionMemory(device, device.reserve(SIZE), SIZE, LIMIT, account))
+        memories[-1].device = device
+    yield *memories, ledger
+    for memory in memories:
+        memory.device.close()
+    ledger.close()
+
+
+def test_sessions_of_one_lease_share_its_memory(shared):
+    first, second, ledger = shared
+    first.allocate(first.base, 5 * CHUNK)
+    assert second.used == 5 * CHUNK
+    with pytest.raises(DeviceMemoryError) as caught:
+        second.allocate(second.base, 4 * CHUNK)
+    assert caught.value.details["used"] == 5 * CHUNK
+    second.allocate(second.base, 3 * CHUNK)
+    first.release(first.base)
+    second.allocate(second.base + 8 * CHUNK, 5 * CHUNK)
+    assert len(first.device.chunks) == 0, "what one session keeps, the other could not use"
+    assert ledger.leases["used"][0] == LIMIT
+
+
+def test_a_dead_sessions_memory_goes_back_to_its_lease(shared):
+    first, second, ledger = shared
+    first.allocate(first.base, LIMIT)
+    ledger.close_session(0)
+    second.allocate(second.base, LIMIT)
+    assert second.used == LIMIT
+
+
+def test_a_map_that_fails_is_not_charged(shared):
+    first, second, ledger = shared
+
+    def refuse(address, size):
+        raise DeviceMemoryError("no memory", requested=size, used=0, limit=0)
+
+    first.device.map = refuse
+    with pytest.raises(DeviceMemoryError):
+        first.allocate(first.base, LIMIT)
+    assert ledger.leases["used"][0] == 0 and ledger.sessions["used"][0] == 0
+    second.allocate(second.base, LIMIT)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 7), st.integers(1, 4 * CHUNK)), max_size=40))
+def test_sessions_never_map_more_than_their_lease(steps):
+    """Places of 4 chunks each: an allocation there, or its release if there is one."""
+    ledger = Ledger.create()
+    lease = ledger.open_lease(1, LIMIT)
+    devices = [Mapped(open_device(discover("null")[0], cache_dir=None)) for _ in range(2)]
+    memories = [
+        SessionMemory(device, device.reserve(SIZE), SIZE, LIMIT, LedgerAccount(ledger, ledger.open_session(lease)))
+        for device in devices
+    ]
+    live: list[dict[int, int]] = [{}, {}]
+    for which, place, size in steps:
+        memory, mine = memories[which], live[which]
+        address = memory.base + place * 4 * CHUNK
+        if mine.pop(place, None):
+            memory.release(address)
+        else:
+            used = sum(-(-length // CHUNK) for places in live for length in places.values())
+            fits = used + -(-size // CHUNK) <= LIMIT // CHUNK
+            try:
+                memory.allocate(address, size)
+            except DeviceMemoryError:
+                # chunks that the other kept from before it had company may stand in the way
+                assert not fits or memory._account.others_mapped() > memory._account.others_used()
+                memory.release(address)
+            else:
+                assert fits
+                mine[place] = size
+        assert sum(len(device.chunks) for device in devices) * CHUNK == ledger.leases["used"][0] <= LIMIT
+    for device in devices:
+        device.close()
+    ledger.close()
