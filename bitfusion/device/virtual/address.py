@@ -75,21 +75,24 @@ def alias_attributes(e: Emitter, operand: Operand, space: str) -> str:
 
 
 def _named(e: Emitter, name: str, offset: int, size: int) -> Value:
-    """A variable or parameter at a constant offset, which must lie inside it."""
+    """A variable or parameter at a constant offset, which must lie inside it. What is not aligned is told when it is executed."""
     declaration = e.variable(name) or e.parameters.get(name)
     if declaration is None:
         raise e.invalid(f"unknown name {name}")
-    sized = declaration.count > 0
-    if not sized and declaration.space == "shared":  # dynamic: only the launch knows its size
-        return _checked(e, constant("i64", e.shared_offset(declaration) + offset), "shared", size)
-    if not sized and declaration.space in ("global", "const"):
-        return _checked(e, e.address(e.variable_pointer(declaration, offset)), "global", size)
-    if offset < 0 or (sized and offset + size > declaration.size):
+    sized, space = declaration.count > 0, declaration.space
+    if (sized or space == "param") and (offset < 0 or (sized and offset + size > declaration.size)):
         raise e.invalid(f"offset {offset} is outside of {name}")
     parameter = None if e.variable(name) else e.parameter_pointer(name)
     if parameter is not None:
         return e.offset(parameter, offset)
-    return e.variable_pointer(declaration, offset)
+    if space == "local":
+        return _local_access(e, (declaration, 0), name, offset, size)
+    place = e.shared_offset(declaration) if space == "shared" else e.unit.variables.get(name, 0)
+    if space == "param" or (sized and (place + offset) % size == 0):
+        return e.variable_pointer(declaration, offset)
+    if space == "shared":  # dynamic, whose size only the launch knows, or not aligned
+        return _checked(e, constant("i64", place + offset), space, size)
+    return _checked(e, e.address(e.variable_pointer(declaration, offset)), "global", size)
 
 
 def _register_address(e: Emitter, name: str, offset: int, space: str) -> Value:
@@ -120,8 +123,10 @@ def _local_access(e: Emitter, place: Place, register: str, offset: int, size: in
     if variable.size < size:
         raise e.invalid(f"{variable.name} has {variable.size} bytes")
     pointer = e.local_pointer(variable)
-    if distance is not None and 0 <= distance + offset <= variable.size - size:
-        return e.offset(pointer, distance + offset)
+    aligned = variable.alignment >= size  # otherwise nobody knows
+    at = -1 if distance is None else distance + offset
+    if 0 <= at <= variable.size - size and (not aligned or at % size == 0):
+        return e.offset(pointer, at)
     if distance is None:
         # the register minus the variable's address folds to the plain index
         index = e.op("sub", e.registers.get(register, "i64"), e.address(pointer))
@@ -131,7 +136,7 @@ def _local_access(e: Emitter, place: Place, register: str, offset: int, size: in
         return e.offset(e.offset(pointer, index), offset)
     index = e.op("add", index, offset) if offset else index
     good = e.icmp("ule", index, variable.size - size)
-    if size > 1 and variable.alignment >= size:
+    if size > 1 and aligned:
         good = e.op("and", good, e.icmp("eq", e.op("and", index, size - 1), 0))
     return e.offset(pointer, e.unless(good, index, lambda: _outside(e, "LOCAL_ADDRESS", index, size)))
 

@@ -141,6 +141,24 @@ def test_generic_addresses_far_from_their_window(gpu, variable, distance):
     assert caught.value.cuda_name == "CUDA_ERROR_ILLEGAL_ADDRESS"
 
 
+@pytest.mark.parametrize("size", [8, 16])
+@pytest.mark.parametrize("space", ["global", "shared", "local", "dynamic"])
+def test_a_variable_at_a_constant_offset_that_is_not_aligned(gpu, space, size):
+    declaration = f".{space.replace('dynamic', 'extern .shared')} .align 16 .b8 s[{'' if space == 'dynamic' else 32}];"
+    inside, outside = (declaration, "") if space == "local" else ("", declaration)
+    targets = ", ".join(f"%r{index}" for index in range(1, 1 + size // 4))
+    load = f"ld.{space.replace('dynamic', 'shared')}.v{size // 4}.u32 {{{targets}}}"
+    for offset in (size, 4):
+        text = kernel(f"{inside} setp.eq.u32 %p0, %r0, 1; @%p0 {load}, [s+{offset}];", declarations=outside)
+        run(gpu, text, np.zeros(1), block=1, shared=32)  # which does not get there
+        if offset == size:
+            run(gpu, text, np.zeros(1), block=2, shared=32)
+    with pytest.raises(KernelFaultError) as caught:
+        run(gpu, text, np.zeros(1), block=2, shared=32)
+    assert caught.value.cuda_name == "CUDA_ERROR_MISALIGNED_ADDRESS"
+    assert caught.value.details["thread"] == "(1, 0, 0)"
+
+
 def barrier_then_store(x, index):
     shared = cuda.shared.array(32, int32)
     t = cuda.threadIdx.x
