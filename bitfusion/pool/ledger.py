@@ -64,7 +64,8 @@ SESSION = np.dtype(
         ("last_ns", "<i8"),  # CLOCK_MONOTONIC: when it last did something
         ("launches", "<i8"),
         ("waits_since", "<i8"),  # CLOCK_MONOTONIC: it waits for a turn; 0: it does not
-        ("rest", "<i8", 8),
+        ("busy_since", "<i8"),  # CLOCK_MONOTONIC: when its turn began; 0: it has none
+        ("rest", "<i8", 7),
     ]
 )
 """Rows have 128 bytes, two cache lines: neighbours' counters must not slow each other down."""
@@ -120,7 +121,7 @@ class Ledger:
         """The row of a new session of a lease. CapacityError if there are too many."""
         with self.locked():
             row = _free(self.sessions["lease"], "sessions")
-            self.sessions[row] = (lease + 1, pid, 0, 0, 0, 0, 0, 0, 0)
+            self.sessions[row] = (lease + 1, pid, 0, 0, 0, 0, 0, 0, 0, 0)
             self.header["open"] += 1
         return row
 

@@ -28,8 +28,10 @@ from bitfusion.errors import (
     WorkerDiedError,
 )
 from bitfusion.pool.lease import Lease, LeaseEvent
+from bitfusion.pool.ledger import Ledger
 from bitfusion.pool.pool import Pool
 from bitfusion.pool.request import LeaseRequest
+from bitfusion.server.ledgers import Ledgers
 from bitfusion.server.workers import Workers
 from bitfusion.session.hello import Hello
 from bitfusion.session.server import ServerSession
@@ -62,6 +64,7 @@ class Server:
     def __init__(self, pool: Pool, workers: Workers, cache_dir: Path | None, rules: KernelRules) -> None:
         self._pool = pool
         self._workers = workers
+        self._ledgers = Ledgers([item.device for item in pool.view()])
         self._cache_dir = cache_dir
         self._rules = rules
         self._greeting = 0
@@ -135,22 +138,29 @@ class Server:
         lease = self._pool.admit(LeaseRequest(gpus=hello.gpus, memory=hello.memory, fraction=hello.fraction))
         log.info("lease %s: %s@%s %s", lease.id, hello.user, hello.hostname, lease)
         try:
+            self._ledgers.open(lease)
             yield lease
         finally:
+            self._ledgers.close(lease.id)
             self._pool.release(lease.id)
             log.info("lease %s: released", lease.id)
 
     async def _serve(self, lease: Lease, connection: socket.socket) -> None:
         """Hand the connection to a worker and wait until that has ended."""
+        with self._ledgers.session(lease.id) as (ledger, row):
+            await self._work(lease, connection, ledger, row)
+
+    async def _work(self, lease: Lease, connection: socket.socket, ledger: Ledger, row: int) -> None:
         (share,) = lease.shares
         assignment = Assignment(
             session_id=secrets.token_hex(8),
             spec=asdict(share.device),
+            row=row,
             memory_limit=share.memory,
             cache_dir=None if self._cache_dir is None else str(self._cache_dir),
             rules=asdict(self._rules),
         )
-        worker = await self._workers.spawn(assignment, connection)
+        worker = await self._workers.spawn(assignment, connection, ledger.descriptor)
         self._pool.advance(lease.id, LeaseEvent.START)
         try:
             code = await asyncio.shield(worker.ended)

@@ -95,18 +95,20 @@ class Workers:
         ours.setblocking(False)
         return ours
 
-    async def spawn(self, assignment: Assignment, connection: socket.socket) -> Worker:
-        """A new worker that serves ``connection``. ConnectError if it cannot be had."""
+    async def spawn(self, assignment: Assignment, connection: socket.socket, ledger: int) -> Worker:
+        """A new worker that serves ``connection`` and shares its GPU's ``ledger`` (a descriptor). ConnectError if it cannot be had."""
         if self._control is None:
             self._restart_zygote()
             raise ConnectError("no worker can be started at the moment; try again")
         try:
-            spawned = self._ask(self._control, assignment, connection)
+            spawned = self._ask(self._control, assignment, connection, ledger)
         except OSError as error:  # no descriptors left, or the zygote does not keep up
             raise ConnectError(f"no worker could be started: {error.strerror or error}; try again") from None
         return await spawned
 
-    def _ask(self, control: socket.socket, assignment: Assignment, connection: socket.socket) -> asyncio.Future[Worker]:
+    def _ask(
+        self, control: socket.socket, assignment: Assignment, connection: socket.socket, ledger: int
+    ) -> asyncio.Future[Worker]:
         """Send the zygote a request; what it answers decides the future."""
         number = next(self._numbers)
         message = msgpack.packb({"id": number, "assignment": asdict(assignment)})
@@ -115,7 +117,7 @@ class Workers:
         with theirs:
             try:
                 ours.setblocking(False)
-                socket.send_fds(control, [message], [connection.fileno(), theirs.fileno()])
+                socket.send_fds(control, [message], [connection.fileno(), theirs.fileno(), ledger])
             except OSError:
                 ours.close()
                 raise

@@ -15,10 +15,11 @@ from bitfusion import limits
 from bitfusion.device.base import Device, Event, Function, Module, Stream
 from bitfusion.errors import InvalidHandleError, InvalidValueError, LaunchError, RemoteProtocolError
 from bitfusion.metrics import SessionMetrics
-from bitfusion.wire.operations import CONFIG, Field, Opcode, check
+from bitfusion.wire.operations import CONFIG, SESSION_RULES, Field, Opcode, check
 from bitfusion.worker.kernels import Kernels
 from bitfusion.worker.memory import SessionMemory
 from bitfusion.worker.raised import Watch, watch
+from bitfusion.worker.turn import Turn
 
 T = TypeVar("T")
 
@@ -62,11 +63,19 @@ class Table(dict[int, T]):
 
 
 class Executor:
-    """One session's objects on one device."""
+    """One session's objects on one device. ``turn``: the device is shared; whoever drives this gives the turn on."""
 
-    def __init__(self, device: Device, memory: SessionMemory, kernels: Kernels, metrics: SessionMetrics) -> None:
+    def __init__(
+        self,
+        device: Device,
+        memory: SessionMemory,
+        kernels: Kernels,
+        metrics: SessionMetrics,
+        turn: Turn | None = None,
+    ) -> None:
         self.device = device
         self.memory = memory
+        self.turn = turn
         self._kernels = kernels
         self.metrics = metrics
         self._streams: Table[Stream] = Table("stream")
@@ -76,7 +85,9 @@ class Executor:
         self._functions: Table[Function] = Table("function")
         self._watched: dict[int, Watch] = {}
         self._handlers: dict[int, Callable[..., Any]] = {
-            opcode: getattr(self, f"_{opcode.name.lower()}") for opcode in Opcode if opcode is not Opcode.WRITE_PAYLOAD
+            opcode: getattr(self, f"_{Opcode(opcode).name.lower()}")
+            for opcode in SESSION_RULES
+            if opcode != Opcode.WRITE_PAYLOAD
         }
 
     def post(self, operation: Field) -> None:
@@ -201,6 +212,8 @@ class Executor:
                 f"{kernel.info.name} takes {kernel.info.arguments_size} bytes of arguments; bytes given: {len(arguments)}"
             )
         self.metrics.launches += 1
+        if self.turn is not None:
+            self.turn.take()
         gx, gy, gz, bx, by, bz, shared_size = CONFIG.unpack(config)
         self.device.launch(self._streams[stream], kernel, (gx, gy, gz), (bx, by, bz), shared_size, arguments)
         if function in self._watched:

@@ -23,6 +23,7 @@ from bitfusion import limits
 from bitfusion.device.base import Device
 from bitfusion.device.open import open_device
 from bitfusion.errors import BitfusionError, DeviceError
+from bitfusion.pool.ledger import Ledger
 from bitfusion.session.hello import Welcome
 from bitfusion.session.server import ServerSession
 from bitfusion.transport.address import prepare
@@ -30,12 +31,14 @@ from bitfusion.types import DeviceSpec, KernelRules
 from bitfusion.version import WIRE_VERSION
 from bitfusion.wire.connection import Connection
 from bitfusion.wire.states import Role, State
+from bitfusion.worker.account import LedgerAccount
 from bitfusion.worker.confinement import confine
 from bitfusion.worker.executor import Executor
 from bitfusion.worker.kernels import Kernels
 from bitfusion.worker.memory import SessionMemory
 from bitfusion.worker.service import Service
 from bitfusion.worker.stdout import Stdout
+from bitfusion.worker.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -57,30 +60,33 @@ class Assignment:
 
     session_id: str
     spec: dict[str, str | int]
+    row: int
+    """The session's in the GPU's ledger."""
     memory_limit: int
     cache_dir: str | None
     rules: dict[str, float | str | None] = field(default_factory=dict)
 
 
-def work(assignment: Assignment, connection: socket.socket, lifeline: int) -> int:
+def work(assignment: Assignment, connection: socket.socket, lifeline: int, ledger: Ledger) -> int:
     """Serve one session; the exit code of the process."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     connection.setblocking(False)
     prepare(connection)
-    return uvloop.run(_serve(assignment, connection, lifeline))
+    return uvloop.run(_serve(assignment, connection, lifeline, ledger))
 
 
-async def _serve(assignment: Assignment, connection: socket.socket, lifeline: int) -> int:
+async def _serve(assignment: Assignment, connection: socket.socket, lifeline: int, ledger: Ledger) -> int:
     session = ServerSession(Connection(Role.SERVER, state=State.GREETED))
     try:
-        device, memory = _open(assignment)
+        device, memory = _open(assignment, ledger)
     except DeviceError as error:
         log.exception("! session %s: the device did not open", assignment.session_id)
         connection.setblocking(True)
         connection.sendall(b"".join(session.fail(0, error)))
         return EXIT_DEVICE
     confine(device.spec.kind)
-    executor = Executor(device, memory, Kernels(_cache_dir(assignment, KERNELS)), session.metrics)
+    turn = _turn(assignment, device, ledger)
+    executor = Executor(device, memory, Kernels(_cache_dir(assignment, KERNELS)), session.metrics, turn)
     service = Service(session, executor, Stdout() if device.spec.kind == "cuda" else None)
     loop = asyncio.get_running_loop()
     watch = Watch(device, service, loop, connection.fileno(), lifeline)
@@ -101,13 +107,20 @@ def _fault(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     os._exit(EXIT_FAULT)
 
 
-def _open(assignment: Assignment) -> tuple[Device, SessionMemory]:
+def _open(assignment: Assignment, ledger: Ledger) -> tuple[Device, SessionMemory]:
     spec = DeviceSpec(**assignment.spec)  # type: ignore[arg-type]  # asdict of one
     rules = KernelRules(**assignment.rules)  # type: ignore[arg-type]  # asdict of one
     device = open_device(spec, cache_dir=_cache_dir(assignment, OBJECTS), rules=rules)
     limit = assignment.memory_limit // limits.MEMORY_CHUNK_SIZE * limits.MEMORY_CHUNK_SIZE
     size = max(limit * RANGE_FACTOR, limits.GIB)
-    return device, SessionMemory(device, device.reserve(size), size, limit)
+    account = LedgerAccount(ledger, assignment.row)
+    return device, SessionMemory(device, device.reserve(size), size, limit, account)
+
+
+def _turn(assignment: Assignment, device: Device, ledger: Ledger) -> Turn | None:
+    """The session's turns on its GPU; a null device has no time to share."""
+    ledger.sessions["pid"][assignment.row] = os.getpid()
+    return None if device.spec.kind == "null" else Turn(ledger, assignment.row, lambda: device.synchronize(None))
 
 
 def _cache_dir(assignment: Assignment, name: str) -> Path | None:
@@ -164,6 +177,8 @@ class Watch:
             log.info("the daemon has gone, so has this worker")
             os._exit(EXIT_OK)  # at once: a kernel that is aborted would still be answered, with the wrong reason
         self._device.abort()
+        if self._service.turn is not None:
+            self._service.turn.abort()
         # in the middle of an answer that nobody takes, the loop reads nothing and so does not learn of the end
         self._loop.call_soon_threadsafe(self._service.stream.abort)
         if not self._stopped.wait(STOP_TIMEOUT_S):

@@ -18,6 +18,7 @@ from bitfusion.wire.connection import PayloadEnd
 from bitfusion.wire.operations import Field, Opcode
 from bitfusion.worker.executor import STREAM_WORK, Executor
 from bitfusion.worker.stdout import Stdout
+from bitfusion.worker.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,16 @@ class Service:
         self._pieces: Iterator[tuple[memoryview, bool]] | None = None
         self._reading = 0  # the request that ``_pieces`` answers
         self._write: tuple[int, int, int] | None = None  # stream, address, size of the payload being received
+
+    @property
+    def turn(self) -> Turn | None:
+        """The session's turns on its GPU."""
+        return self._executor.turn
+
+    def _touch(self) -> None:
+        """The device has worked for this session, which is not idle."""
+        if self.turn is not None:
+            self.turn.touch()
 
     # Peer
 
@@ -103,6 +114,9 @@ class Service:
                     executor.post(operation)
             except (DeviceError, KernelError) as error:
                 session.failures.keep(error, executor.describe(operation))
+        if self.turn is not None:
+            self.turn.give()
+        self._touch()
         if self._stdout is not None:
             self._stdout.collect()
         self.stream.send(session.executed(len(batch.operations)))
@@ -143,6 +157,7 @@ class Service:
         assert isinstance(pieces, Iterator) and isinstance(size, int)
         self._reading = request.number
         self._pieces = _with_more(pieces, size)
+        self._touch()
 
     def _send_piece(self) -> None:
         assert self._pieces is not None
@@ -178,6 +193,7 @@ class Service:
         (stream, address, size), self._write = self._write, None
         try:
             self._executor.write_commit(stream, address, size)
+            self._touch()
         except DeviceError as error:
             self.session.failures.keep(error, f"write({address:#x}, {size} bytes)")
 

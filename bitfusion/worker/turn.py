@@ -85,6 +85,10 @@ class Turn:
         if waiting:
             ledger.news.wake()
 
+    def touch(self) -> None:
+        """Work was done that needs no turn: a copy, an allocation."""
+        self._session["last_ns"] = time.monotonic_ns()
+
     def abort(self) -> None:
         """From any thread: wait no more; the launch that follows is aborted by the device."""
         self._aborted = True
@@ -92,6 +96,7 @@ class Turn:
 
     def _begin(self, now: int, start: int) -> None:
         self._held, self._since, self._slice_end, self._start = True, now, now + SLICE_NS, start
+        self._session["busy_since"] = now
 
     def _note(self, now: int) -> None:
         """The turn's end, in the ledger."""
@@ -99,6 +104,7 @@ class Turn:
         session["device_ns"] += elapsed
         session["launches"] += self._launches
         session["last_ns"] = lease["last_ns"] = now
+        session["busy_since"] = 0
         lease["device_ns"] += elapsed
         lease["finish"] = self._start + elapsed * WEIGHT_DEFAULT // self._weight
         if self._capped:

@@ -20,12 +20,16 @@ from typing import NoReturn, cast
 
 import msgpack
 
+from bitfusion.pool.ledger import Ledger
 from bitfusion.worker.process import EXIT_FAULT, OBJECTS, Assignment, work
 
 log = logging.getLogger(__name__)
 
 MESSAGE_SIZE_MAX = 64 * 1024
 """One request: a hello (16 KiB at most) with the lease around it."""
+
+DESCRIPTOR_COUNT = 3
+"""With a request: the client's connection, the worker's lifeline, the GPU's ledger."""
 
 
 class Zygote:
@@ -48,7 +52,7 @@ class Zygote:
                     self._reap(key.fd, key.data)
 
     def _serve(self) -> bool:
-        message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_SIZE_MAX, 2)
+        message, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_SIZE_MAX, DESCRIPTOR_COUNT)
         if not message:
             return False
         request = msgpack.unpackb(message)
@@ -67,14 +71,14 @@ class Zygote:
 
     def _fork(self, assignment: Assignment, descriptors: list[int]) -> int:
         """The pid of a new worker. OSError where the machine has no process or no descriptors left for it."""
-        if len(descriptors) != 2:  # the kernel drops what does not fit (unix(7), SCM_RIGHTS)
+        if len(descriptors) != DESCRIPTOR_COUNT:  # the kernel drops what does not fit (unix(7), SCM_RIGHTS)
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         pid = os.fork()
         if pid == 0:
             self._become_worker(assignment, *descriptors)
         return pid
 
-    def _become_worker(self, assignment: Assignment, connection: int, lifeline: int) -> NoReturn:
+    def _become_worker(self, assignment: Assignment, connection: int, lifeline: int, ledger: int) -> NoReturn:
         """In the child: drop what is the zygote's, serve the session, and never return."""
         code = EXIT_FAULT
         try:
@@ -84,7 +88,7 @@ class Zygote:
             self._selector.close()
             self._control.close()
             gc.enable()
-            code = work(assignment, socket.socket(fileno=connection), lifeline)
+            code = work(assignment, socket.socket(fileno=connection), lifeline, Ledger(ledger))
         except BaseException:
             log.exception("! the worker failed")
         finally:
