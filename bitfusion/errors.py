@@ -12,6 +12,7 @@
     |  |- TokenError              the credentials are missing or not accepted
     |  |- QuotaError              the user's quota does not allow the lease
     |  |- CapacityError           no GPU has room for the lease
+    |  |- LeaseError              there is no such lease, or its key is another
     |  `- VersionMismatchError    no common wire version
     |- ProtocolError
     |  |- LocalProtocolError      we broke the protocol (a bug of ours)
@@ -19,7 +20,8 @@
     |- SessionError               the session has ended
     |  |- SessionClosedError      it was closed on this side
     |  |- ConnectionLostError     the connection was cut
-    |  `- WorkerDiedError         the worker that held the session died
+    |  |- WorkerDiedError         the worker that held the session died
+    |  `- LeaseEndedError         the lease was released, taken back, or its time was over
     |- DeadlineError              an answer did not come in time
     |- DeviceError                the device refused or failed an operation; ``name`` is CUDA's
     |  |- DeviceMemoryError       out of memory: requested, used, limit (bytes)
@@ -140,6 +142,13 @@ class CapacityError(ConnectError):
     name = "CAPACITY"
 
 
+class LeaseError(ConnectError):
+    """There is no such lease (any more), or its key is another: the two are not told apart."""
+
+    code = 18
+    name = "LEASE"
+
+
 class VersionMismatchError(ConnectError):
     """The two sides have no common wire version."""
 
@@ -194,6 +203,13 @@ class WorkerDiedError(SessionError):
 
     code = 33
     name = "WORKER_DIED"
+
+
+class LeaseEndedError(SessionError):
+    """The lease that the session was on has ended: it was released, taken back, or its time was over."""
+
+    code = 34
+    name = "LEASE_ENDED"
 
 
 class DeadlineError(BitfusionError):

@@ -72,5 +72,20 @@ ADDRESS_ALIGNMENT = 256
 MEMORY_CHUNK_SIZE = 2 * MIB
 """Mapping granularity: what cuMemGetAllocationGranularity reports on every current NVIDIA GPU."""
 
+LEASE_TEXT_SIZE_MAX = 64
+"""Characters of a lease's id or key: ours have 16 and 43."""
+
+FILTER_COUNT_MAX = 32
+"""Filters of one request: there are fewer keys than that to filter by."""
+
+FILTER_SIZE_MAX = 256
+"""Characters of one filter: a key, a comparison and a host's name."""
+
+WAITING_REASON_COUNT_MAX = 64
+"""GPUs whose reasons a WAITING frame names; of the others it gives the count."""
+
+WAITING_TEXT_SIZE_MAX = 200
+"""Characters of each text in a WAITING frame: all of them fit into its metadata."""
+
 HELLO_TIMEOUT_S = 10.0
 """A peer that connects and says nothing is dropped after this."""

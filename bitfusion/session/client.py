@@ -24,13 +24,22 @@ from typing import TypeAlias, TypeVar
 from bitfusion import limits
 from bitfusion.errors import BitfusionError, RemoteProtocolError, SessionClosedError, decode
 from bitfusion.metrics import SessionMetrics
-from bitfusion.session.hello import Hello, Welcome, decode_welcome, encode_hello
+from bitfusion.session.hello import (
+    ControlWelcome,
+    Hello,
+    Purpose,
+    Welcome,
+    decode_control_welcome,
+    decode_welcome,
+    encode_hello,
+)
 from bitfusion.session.output import STDERR, STDOUT, Output
+from bitfusion.session.waiting import Waiting, decode_waiting
 from bitfusion.types import Buffer
 from bitfusion.wire import codec
 from bitfusion.wire.connection import Connection, PayloadEnd
 from bitfusion.wire.frames import Flag, Frame, Kind
-from bitfusion.wire.operations import Field
+from bitfusion.wire.operations import Field, Opcode
 from bitfusion.wire.states import Role, State
 
 T = TypeVar("T")
@@ -43,6 +52,9 @@ may be twice as long as the one before, up to about one socket write.
 """
 
 REQUEST_MAX = 2**32 - 1
+
+NEWS_COUNT_MAX = 16
+"""Places in the queue that nobody has looked at yet; older ones are of no interest."""
 
 
 class Wait(Enum):
@@ -77,6 +89,26 @@ class Call:
         self._value, self._error, self.done, self.into = value, error, True, None
 
 
+class QueuedCall(Call):
+    """A request for a lease, which may wait in the server's queue: ``done`` as well while there is ``news`` of its place there."""
+
+    __slots__ = ("answered", "news")
+
+    def __init__(self, request: int, opcode: int) -> None:
+        self.answered = False
+        self.news: deque[Waiting] = deque(maxlen=NEWS_COUNT_MAX)
+        super().__init__(request, opcode)
+
+    @property  # and so nothing that waits for a call needs to know of news
+    def done(self) -> bool:
+        """Whether to look: at the news, or at the answer where there are none."""
+        return self.answered or bool(self.news)
+
+    @done.setter
+    def done(self, value: bool) -> None:
+        self.answered = value
+
+
 Operation: TypeAlias = Generator[Call | Wait, None, T]
 
 Entry: TypeAlias = bytes | tuple[Call, int, bytes] | tuple[int, int, bytes, memoryview]
@@ -84,7 +116,7 @@ Entry: TypeAlias = bytes | tuple[Call, int, bytes] | tuple[int, int, bytes, memo
 
 
 class ClientSession:
-    """One session from the client's end. ``welcome`` is there once the hello has been answered."""
+    """One session, or control connection, from the client's end. ``welcome`` is there once the hello has been answered."""
 
     def __init__(self) -> None:
         self.metrics = SessionMetrics()
@@ -102,7 +134,10 @@ class ClientSession:
         """An interrupt struck a second time, where memory was being taken back: the session cannot go on."""
         self._connection = Connection(Role.CLIENT, self.metrics)
         self._event: Frame | PayloadEnd | None = None  # that is being handled
-        self._welcome: Welcome | None = None
+        self.news: deque[Waiting] = deque(maxlen=NEWS_COUNT_MAX)
+        """Places of this session's request in the server's queue, before the welcome; whoever opens it shows them."""
+        self._purpose: str = Purpose.SESSION
+        self._welcome: Welcome | ControlWelcome | None = None
         self._queue: deque[Entry] = deque()
         self._calls: dict[int, Call] = {}
         self._request = 0
@@ -114,8 +149,15 @@ class ClientSession:
     @property
     def welcome(self) -> Welcome:
         """What the server granted; SessionClosedError before it did."""
-        if self._welcome is None:
+        if not isinstance(self._welcome, Welcome):
             raise self.error.again() if self.error else SessionClosedError("the session has not been opened yet")
+        return self._welcome
+
+    @property
+    def control_welcome(self) -> ControlWelcome:
+        """What the daemon says of itself, on a control connection; SessionClosedError before it did."""
+        if not isinstance(self._welcome, ControlWelcome):
+            raise self.error.again() if self.error else SessionClosedError("the connection has not been opened yet")
         return self._welcome
 
     @property
@@ -176,6 +218,18 @@ class ClientSession:
         self.metrics.calls += 1
         return call
 
+    def request_lease(self, asked: object) -> QueuedCall:
+        """Queue the call that asks for a lease on a control connection."""
+        if self.error is not None:
+            raise self.error.again()
+        metadata = codec.pack((asked,))
+        self._request = self._request % REQUEST_MAX + 1
+        call = QueuedCall(self._request, Opcode.LEASE_REQUEST)
+        self._calls[call.request] = call
+        self._queue.append((call, 0, metadata))
+        self.metrics.calls += 1
+        return call
+
     def abandon(self, *calls: Call) -> None:
         """Nobody waits for ``calls`` any longer; an answer that still comes, or is just coming, is dropped."""
         with self.turn:
@@ -192,6 +246,7 @@ class ClientSession:
 
     def hello(self, hello: Hello) -> list[Buffer]:
         """The buffers that open the session."""
+        self._purpose = hello.purpose
         return self._connection.send(Kind.HELLO, codec.pack(encode_hello(hello)))
 
     def goodbye(self) -> list[Buffer]:
@@ -296,9 +351,23 @@ class ClientSession:
             case Kind.OUTPUT:
                 self._event = None  # an interrupt right here loses this piece of text, and nothing else
                 self._output_rcvd(frame.metadata)
+            case Kind.WELCOME if self._purpose == Purpose.CONTROL:
+                self._welcome, self._event = decode_control_welcome(frame.metadata), None
             case Kind.WELCOME:
                 welcome = decode_welcome(frame.metadata)
                 self._welcome, self._credits, self._event = welcome, welcome.credit_count, None
+            case Kind.WAITING:
+                self._event = None  # an interrupt right here loses this piece of news, and nothing else
+                self._waiting_rcvd(frame)
+
+    def _waiting_rcvd(self, frame: Frame) -> None:
+        waiting, call = decode_waiting(frame.metadata), self._calls.get(frame.request)
+        if not self.opened and not frame.request:
+            self.news.append(waiting)
+        elif isinstance(call, QueuedCall):
+            call.news.append(waiting)
+        elif call is None or call.opcode != Opcode.LEASE_REQUEST:  # else it is abandoned
+            raise RemoteProtocolError(f"the server sent WAITING for request {frame.request}, which asks for no lease")
 
     def _output_rcvd(self, metadata: Field) -> None:
         match metadata:

@@ -12,13 +12,14 @@ from bitfusion import limits
 from bitfusion.errors import BitfusionError, RemoteProtocolError, encode
 from bitfusion.metrics import SessionMetrics
 from bitfusion.session.failures import PostedFailures
-from bitfusion.session.hello import Hello, Welcome, decode_hello, encode_welcome
+from bitfusion.session.hello import ControlWelcome, Hello, Welcome, decode_hello, encode_welcome
 from bitfusion.session.output import Printed
+from bitfusion.session.waiting import Waiting, encode_waiting
 from bitfusion.types import Buffer
 from bitfusion.wire import codec
 from bitfusion.wire.connection import Connection, PayloadEnd
 from bitfusion.wire.frames import Flag, Frame, Kind
-from bitfusion.wire.operations import Field, Opcode, check
+from bitfusion.wire.operations import CONTROL_RULES, SESSION_RULES, Field, Opcode, check
 from bitfusion.wire.states import Role, State
 
 
@@ -39,9 +40,16 @@ class Request(NamedTuple):
 
 
 class ServerSession:
-    """One session from the server's end."""
+    """One session, or with ``control`` one control connection, from the server's end."""
 
-    def __init__(self, connection: Connection | None = None, *, credit_count: int = limits.CREDIT_COUNT) -> None:
+    def __init__(
+        self,
+        connection: Connection | None = None,
+        *,
+        credit_count: int = limits.CREDIT_COUNT,
+        control: bool = False,
+    ) -> None:
+        self._rules = CONTROL_RULES if control else SESSION_RULES
         self.connection = connection or Connection(Role.SERVER)
         self.metrics: SessionMetrics = self.connection.metrics
         self.failures = PostedFailures()
@@ -101,7 +109,7 @@ class ServerSession:
         fields = frame.metadata if frame.metadata is not None else ()
         if not isinstance(fields, tuple):
             raise RemoteProtocolError("the metadata of an operation must be an array")
-        check(frame.opcode, fields)
+        check(frame.opcode, fields, self._rules)
         called = frame.opcode >= 0x80
         if called != (frame.kind is Kind.CALL) or called == (frame.request == 0):
             raise RemoteProtocolError(
@@ -131,6 +139,15 @@ class ServerSession:
         """The buffers that grant the session."""
         self._credit_count = welcome.credit_count
         return self.connection.send(Kind.WELCOME, codec.pack(encode_welcome(welcome)))
+
+    def control_welcome(self, welcome: ControlWelcome) -> list[Buffer]:
+        """The buffers that open a control connection, on which nothing can be posted."""
+        self._credit_count = 0
+        return self.connection.send(Kind.WELCOME, codec.pack(encode_welcome(welcome)))
+
+    def waiting(self, waiting: Waiting, number: int = 0) -> list[Buffer]:
+        """The buffers that say where a request stands: call ``number``'s, or 0 for the one in the hello."""
+        return self.connection.send(Kind.WAITING, encode_waiting(waiting), request=number)
 
     def reply(self, number: int, value: object = None) -> list[Buffer]:
         """The buffers that answer a call."""

@@ -30,6 +30,7 @@ from bitfusion.errors import (
 )
 from bitfusion.session.client import Call, ClientSession, Operation, Wait
 from bitfusion.session.hello import Hello
+from bitfusion.session.waiting import OnWait
 from bitfusion.transport import address
 from bitfusion.transport.address import Target
 from bitfusion.types import Buffer
@@ -81,9 +82,9 @@ class BlockingTransport:
 
     # life
 
-    def open(self, hello: Hello, timeout_s: float) -> None:
-        """Say hello and wait for the welcome; raises the server's refusal."""
-        deadline = time.monotonic() + timeout_s
+    def open(self, hello: Hello, timeout_s: float, on_wait: OnWait | None = None) -> None:
+        """Say hello and wait for the welcome; raises the server's refusal. Time in the server's queue does not count."""
+        deadline: float | None = time.monotonic() + timeout_s
         try:
             self._unsent += self.session.hello(hello)
             try:
@@ -94,6 +95,11 @@ class BlockingTransport:
                 self._receive(deadline)
                 if self.session.error is not None:
                     raise self.session.error.again()
+                while self.session.news:
+                    waiting = self.session.news.popleft()
+                    deadline = None if waiting.position else time.monotonic() + timeout_s
+                    if on_wait is not None:
+                        on_wait(waiting)
         except BaseException:
             self._sock.close()
             raise
@@ -396,10 +402,14 @@ def open_session(
     *,
     timeout_s: float = address.CONNECT_TIMEOUT_S * 3,
     flush_delay_s: float = limits.FLUSH_DELAY_S,
+    on_wait: OnWait | None = None,
 ) -> BlockingTransport:
-    """Connect and open a session. ResolveError, UnreachableError, and what the server refuses with; ``timeout_s`` in all."""
+    """Connect and open a session. ResolveError, UnreachableError, and what the server refuses with; ``timeout_s`` in all.
+
+    Time in the server's queue comes on top of that; ``on_wait`` is told of each place in it.
+    """
     started = time.monotonic()
     sock = address.connect(target, min(timeout_s, address.CONNECT_TIMEOUT_S))
     transport = BlockingTransport(sock, ClientSession(), flush_delay_s=flush_delay_s)
-    transport.open(hello, timeout_s - (time.monotonic() - started))
+    transport.open(hello, timeout_s - (time.monotonic() - started), on_wait)
     return transport

@@ -18,6 +18,7 @@ from bitfusion import limits
 from bitfusion.errors import BitfusionError, ConnectionLostError, DeadlineError, SessionClosedError
 from bitfusion.session.client import Call, ClientSession, Operation, Wait
 from bitfusion.session.hello import Hello
+from bitfusion.session.waiting import OnWait
 from bitfusion.transport import address
 from bitfusion.transport.address import Target
 from bitfusion.types import Buffer
@@ -127,14 +128,19 @@ class AsyncTransport:
 
     # life
 
-    async def open(self, target: Target, hello: Hello, timeout_s: float) -> None:
-        """Connect, say hello and wait for the welcome."""
+    async def open(self, target: Target, hello: Hello, timeout_s: float, on_wait: OnWait | None = None) -> None:
+        """Connect, say hello and wait for the welcome. Time in the server's queue does not count."""
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s) as limit:
                 await self._connect(target, min(timeout_s, address.CONNECT_TIMEOUT_S))
                 self._stream.send(self.session.hello(hello))
                 while not self.session.opened and self.session.error is None:
                     await self._progress()
+                    while self.session.news:
+                        waiting = self.session.news.popleft()
+                        limit.reschedule(None if waiting.position else self._loop.time() + timeout_s)
+                        if on_wait is not None:
+                            on_wait(waiting)
             if self.session.error is not None:
                 raise self.session.error.again()
         except TimeoutError:
@@ -194,6 +200,9 @@ class AsyncTransport:
         except StopIteration as stop:
             value: T = stop.value
             return value
+        except BaseException:
+            operation.close()  # now, not when the traceback goes
+            raise
 
     async def _wait_until(self, wait: Call | Wait, deadline_s: float | None) -> None:
         try:
@@ -305,11 +314,12 @@ async def open_session(
     *,
     timeout_s: float = address.CONNECT_TIMEOUT_S * 3,
     flush_delay_s: float = limits.FLUSH_DELAY_S,
+    on_wait: OnWait | None = None,
 ) -> AsyncTransport:
     """Connect and open a session on the running loop. ResolveError, UnreachableError, and what the server refuses with.
 
     Posted work leaves when the program returns to the loop; ``flush_delay_s`` is there for the blocking face's sake.
     """
     transport = AsyncTransport(ClientSession())
-    await transport.open(target, hello, timeout_s)
+    await transport.open(target, hello, timeout_s, on_wait)
     return transport

@@ -26,7 +26,7 @@ from bitfusion.wire.states import Role, State
 READ_SIZE = 64 * 1024
 """The reused buffer: two full batches. What of a large payload arrives through it is copied once; at 4 MiB chunks, 2 %."""
 
-COUNTS_MAX = {Kind.HELLO: 1024, Kind.WELCOME: 1024}
+COUNTS_MAX = {Kind.HELLO: 1024, Kind.WELCOME: 1024, Kind.WAITING: 1024}
 """Items of one array or map in the metadata of these kinds; a device has some 150 attributes. The peer has not shown who it is, and
 every level of an array that only announces its items costs their room."""
 
@@ -49,7 +49,9 @@ class Connection:
         self.peer = Role.SERVER if role is Role.CLIENT else Role.CLIENT
         self.state = state
         self.metrics = metrics or SessionMetrics()
-        self._buffer = memoryview(bytearray(READ_SIZE))
+        self._buffer = memoryview(
+            b""
+        )  # made when the first bytes come: the daemon's end of a handed over connection reads none
         self._start = 0
         self._end = 0
         self._header: Header | None = None
@@ -71,6 +73,8 @@ class Connection:
             return self._sink[self._sink_filled :]
         if self._start == self._end:
             self._start = self._end = 0
+            if not self._buffer:
+                self._buffer = memoryview(bytearray(READ_SIZE))
         elif self._end == READ_SIZE:
             self._compact()
         return self._buffer[self._end :]

@@ -44,6 +44,7 @@ class Kind(IntEnum):
     CREDIT = 7
     GOODBYE = 8
     OUTPUT = 9
+    WAITING = 10
 
 
 class Flag(IntEnum):
@@ -58,6 +59,7 @@ _METADATA_SIZES_MAX = {
     Kind.HELLO: limits.HELLO_SIZE_MAX,
     Kind.WELCOME: limits.HELLO_SIZE_MAX,
     Kind.OUTPUT: limits.OUTPUT_METADATA_SIZE_MAX,
+    Kind.WAITING: limits.HELLO_SIZE_MAX,
 }
 SIZES_MAX = {
     kind: (

@@ -54,6 +54,17 @@ class Opcode(IntEnum):
     ECHO = 0xA0
     METRICS = 0xA1
 
+    LEASE_REQUEST = 0xC0
+    LEASE_RELEASE = 0xC1
+    LEASE_SHOW = 0xC2
+    LEASE_CANCEL = 0xC3
+    POOL_LIST = 0xC8
+    POOL_DEALLOC = 0xC9
+    QUOTA_LIST = 0xD0
+    QUOTA_SET = 0xD1
+    HISTORY = 0xD8
+    HEALTH = 0xE0
+
     @property
     def called(self) -> bool:
         """Whether the operation is answered."""
@@ -97,6 +108,7 @@ ADDRESS = Int(U64)
 SIZE = Int(2**48, 1)
 HANDLE = Int(U32)
 HASH = Bin(32, 32)
+LEASE = Text(limits.LEASE_TEXT_SIZE_MAX)
 
 CONFIG = Struct("<7I")
 """A launch configuration: grid x, y, z; block x, y, z; dynamic shared memory in bytes."""
@@ -132,6 +144,16 @@ FIELDS: Mapping[Opcode, Mapping[str, Kind]] = {
     Opcode.FUNCTION_OCCUPANCY: {"function": HANDLE, "threads": Int(2**31 - 1), "shared_size": Int(2**31 - 1)},
     Opcode.ECHO: {"data": Bin(limits.INLINE_SIZE_MAX)},
     Opcode.METRICS: {},
+    Opcode.LEASE_REQUEST: {"asked": Tree()},
+    Opcode.LEASE_RELEASE: {"lease": LEASE, "key": LEASE},
+    Opcode.LEASE_SHOW: {"lease": LEASE, "key": LEASE},
+    Opcode.LEASE_CANCEL: {"asked": HANDLE},
+    Opcode.POOL_LIST: {},
+    Opcode.POOL_DEALLOC: {"which": Tree()},
+    Opcode.QUOTA_LIST: {},
+    Opcode.QUOTA_SET: {"quota": Tree()},
+    Opcode.HISTORY: {"which": Tree()},
+    Opcode.HEALTH: {},
 }
 """Fields after ``[opcode, stream]``, in order."""
 
@@ -153,12 +175,25 @@ RULES: Mapping[int, tuple[tuple[type, int, int] | None, ...]] = {
 }
 """The table again, as the check reads it: (type, lowest, highest) of a value or of a length, None for a tree."""
 
+CONTROL_MIN = 0xC0
+"""The first opcode of those that are a control connection's (docs/reference/wire.md section 6.2)."""
 
-def check(opcode: int, fields: tuple[Field, ...]) -> None:
-    """Check ``fields`` against the table before anything believes them; RemoteProtocolError names the field."""
-    rules = RULES.get(opcode)
+SESSION_RULES = {opcode: rules for opcode, rules in RULES.items() if opcode < CONTROL_MIN}
+CONTROL_RULES = {opcode: rules for opcode, rules in RULES.items() if opcode >= CONTROL_MIN or opcode == Opcode.ECHO}
+
+
+def check(
+    opcode: int,
+    fields: tuple[Field, ...],
+    table: Mapping[int, tuple[tuple[type, int, int] | None, ...]] = SESSION_RULES,
+) -> None:
+    """Check ``fields`` against the table before anything believes them; RemoteProtocolError names the field.
+
+    ``table`` says of which kind of connection: SESSION_RULES or CONTROL_RULES.
+    """
+    rules = table.get(opcode)
     if rules is None or len(fields) != len(rules):
-        raise RemoteProtocolError(_shape_fault(opcode, len(fields)))
+        raise RemoteProtocolError(_shape_fault(opcode, len(fields), table is CONTROL_RULES))
     for value, rule in zip(fields, rules, strict=True):
         if rule is None:
             continue
@@ -167,9 +202,12 @@ def check(opcode: int, fields: tuple[Field, ...]) -> None:
             raise RemoteProtocolError(_field_fault(opcode, fields))
 
 
-def _shape_fault(opcode: int, count: int) -> str:
+def _shape_fault(opcode: int, count: int, control: bool) -> str:
     if opcode not in RULES:
         return f"operation {opcode:#x} is not known"
+    if opcode not in (CONTROL_RULES if control else SESSION_RULES):
+        here, there = ("control", "session") if control else ("session", "control")
+        return f"{Opcode(opcode).name} belongs on a {there} connection, not on a {here} connection"
     return f"{Opcode(opcode).name} takes {len(RULES[opcode])} fields, not {count}"
 
 

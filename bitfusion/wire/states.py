@@ -1,8 +1,8 @@
 """The life of a connection as one table (docs/reference/wire.md section 4).
 
-An illegal move is a missing key. The client speaks first and waits for the welcome, or the failure that refuses it, before
-it sends anything else; after that posts and calls go one way, replies, failures, credits and output the other; goodbye ends it, and the
-end of the connection confirms that all it held is free.
+An illegal move is a missing key. The client speaks first and waits for the welcome, or the failure that refuses it, before it sends
+anything else; meanwhile it may hear how its request stands in the queue. After that posts and calls go one way, replies, failures,
+credits, output and news of the queue the other; goodbye ends it, and the end of the connection confirms that all it held is free.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ MOVES: Mapping[tuple[State, Role, Kind], State] = {
     (State.GREETED, Role.SERVER, Kind.WELCOME): State.OPEN,
     (State.START, Role.SERVER, Kind.FAILURE): State.CLOSED,
     (State.GREETED, Role.SERVER, Kind.FAILURE): State.CLOSED,
+    (State.GREETED, Role.SERVER, Kind.WAITING): State.GREETED,
     (State.OPEN, Role.CLIENT, Kind.POST): State.OPEN,
     (State.OPEN, Role.CLIENT, Kind.CALL): State.OPEN,
     (State.OPEN, Role.CLIENT, Kind.GOODBYE): State.ENDING,
@@ -47,10 +48,12 @@ MOVES: Mapping[tuple[State, Role, Kind], State] = {
     (State.OPEN, Role.SERVER, Kind.FAILURE): State.OPEN,
     (State.OPEN, Role.SERVER, Kind.CREDIT): State.OPEN,
     (State.OPEN, Role.SERVER, Kind.OUTPUT): State.OPEN,
+    (State.OPEN, Role.SERVER, Kind.WAITING): State.OPEN,
     (State.ENDING, Role.SERVER, Kind.REPLY): State.ENDING,
     (State.ENDING, Role.SERVER, Kind.FAILURE): State.ENDING,
     (State.ENDING, Role.SERVER, Kind.CREDIT): State.ENDING,
     (State.ENDING, Role.SERVER, Kind.OUTPUT): State.ENDING,
+    (State.ENDING, Role.SERVER, Kind.WAITING): State.ENDING,
 }
 """(state, who sends, kind) -> state."""
 

@@ -14,6 +14,15 @@ from bitfusion.wire.states import Role, State
 BASE = 0x2000_0000_0000
 LAUNCH = [Opcode.LAUNCH, 2, 7, CONFIG.pack(4, 1, 1, 256, 1, 1, 0), bytes(8)]
 FULL = encode(DeviceMemoryError("full", requested=3, used=2, limit=4))
+ASKED = {
+    "gpus": 2,
+    "memory": None,
+    "fraction": 0.5,
+    "exclusive": False,
+    "filters": ("device.memory>=16GiB",),
+    "wait": None,
+    "held": True,
+}
 
 VECTORS = {
     "hello": (
@@ -23,6 +32,48 @@ VECTORS = {
         b"",
         "4246010100000000000000000000000024000000000000000000000000000000"
         "83a876657273696f6e739101a46770757301a86672616374696f6ecb3fe0000000000000",
+    ),
+    "hello of a control connection": (
+        Role.CLIENT,
+        State.START,
+        Frame(Kind.HELLO, metadata={"versions": (1,), "purpose": "control"}),
+        b"",
+        "424601010000000000000000000000001c000000000000000000000000000000"
+        "82a876657273696f6e739101a7707572706f7365a7636f6e74726f6c",
+    ),
+    "place in the queue": (
+        Role.SERVER,
+        State.GREETED,
+        Frame(
+            Kind.WAITING,
+            metadata={"position": 2, "count": 3, "reason": "full", "reasons": (("V0", "no room"),)},
+        ),
+        b"",
+        "4246010a00000000000000000000000033000000000000000000000000000000"
+        "84a8706f736974696f6e02a5636f756e7403a6726561736f6ea466756c6ca7726561736f6e739192a25630a76e6f20726f6f6d",
+    ),
+    "place of a request on a control connection": (
+        Role.SERVER,
+        State.OPEN,
+        Frame(Kind.WAITING, request=9, metadata={"position": 1, "count": 1, "reason": "", "reasons": ()}),
+        b"",
+        "4246010a00000000000000000900000023000000000000000000000000000000"
+        "84a8706f736974696f6e01a5636f756e7401a6726561736f6ea0a7726561736f6e7390",
+    ),
+    "request for a lease": (
+        Role.CLIENT,
+        State.OPEN,
+        Frame(Kind.CALL, opcode=Opcode.LEASE_REQUEST, request=3, metadata=(ASKED,)),
+        b"",
+        "42460104c0000000000000000300000057000000000000000000000000000000"
+        "9187a46770757302a66d656d6f7279c0a86672616374696f6ecb3fe0000000000000a96578636c7573697665c2a766696c7465727391b46465766963652e6d656d6f72793e3d3136476942a477616974c0a468656c64c3",
+    ),
+    "release of a lease": (
+        Role.CLIENT,
+        State.OPEN,
+        Frame(Kind.CALL, opcode=Opcode.LEASE_RELEASE, request=4, metadata=("cafe", "secret")),
+        b"",
+        "42460104c100000000000000040000000d00000000000000000000000000000092a463616665a6736563726574",
     ),
     "welcome": (
         Role.SERVER,

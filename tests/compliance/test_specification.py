@@ -12,12 +12,14 @@ from bitfusion import limits
 from bitfusion.errors import BY_CODE
 from bitfusion.kernels import constants, cuda_source, named, options, program, signatures, syntax, types, wanted
 from bitfusion.server import server
-from bitfusion.session.hello import TEXT_SIZE_MAX, VERSION_COUNT_MAX, Hello, Welcome
+from bitfusion.session.asked import Asked
+from bitfusion.session.hello import TEXT_SIZE_MAX, VERSION_COUNT_MAX, ControlWelcome, Hello, Welcome
+from bitfusion.session.waiting import Waiting
 from bitfusion.types import DeviceInfo
 from bitfusion.version import WIRE_VERSION
 from bitfusion.wire.connection import COUNTS_MAX
 from bitfusion.wire.frames import HEADER, HEADER_SIZE, SIZES_MAX, Kind, decode_header
-from bitfusion.wire.operations import FIELDS, Bin, Int, Opcode
+from bitfusion.wire.operations import CONTROL_MIN, FIELDS, Bin, Int, Opcode
 from bitfusion.wire.states import MOVES, Role, State
 from bitfusion.worker import kernels
 from bitfusion.worker.executor import STREAM_WORK
@@ -83,11 +85,13 @@ def test_states():
     assert moves == MOVES
 
 
-@pytest.mark.parametrize(("number", "called"), [("5", False), ("6", True)])
-def test_operations(number, called):
+@pytest.mark.parametrize(
+    ("number", "first", "end"), [("5", 0, 0x80), ("6", 0x80, CONTROL_MIN), ("6.2", CONTROL_MIN, 256)]
+)
+def test_operations(number, first, end):
     rows = tables(number)[0]
     documented = {int(opcode, 16): (name, names(fields_)) for opcode, name, fields_, *_ in rows}
-    assert documented == {op.value: (op.name, list(FIELDS[op])) for op in Opcode if op.called == called}
+    assert documented == {op.value: (op.name, list(FIELDS[op])) for op in Opcode if first <= op < end}
 
 
 def bounds(text: str) -> tuple[int, int] | None:
@@ -125,13 +129,26 @@ def test_hello_and_welcome():
     assert {name for row in hello for name in names(row[0])} == {item.name for item in fields(Hello)}
     assert {name for row in welcome for name in names(row[0])} == {item.name for item in fields(Welcome)} - {"extra"}
     assert any(f"at most {TEXT_SIZE_MAX} characters" in row[1] for row in hello)
+    assert any(f"at most {limits.LEASE_TEXT_SIZE_MAX} characters" in row[1] for row in hello)
+    filters = f"at most {limits.FILTER_COUNT_MAX} strings, each of at most {limits.FILTER_SIZE_MAX} characters"
+    assert any(row[0] == "filters" and filters in row[1] for row in hello)
     assert any(f"1 to {VERSION_COUNT_MAX} integers" in row[1] for row in hello)
     (device,) = (row[2] for row in welcome if row[0] == "device")
     assert all(item.name in device for item in fields(DeviceInfo))
 
 
+def test_waiting_and_the_welcome_of_a_control_connection():
+    (waiting,), (welcome,) = tables("4.4"), tables("4.5")
+    assert {row[0] for row in waiting} == {item.name for item in fields(Waiting)}
+    assert f"at most {limits.WAITING_REASON_COUNT_MAX} `[name, reason]`" in waiting[-1][1]
+    assert f"at most {limits.WAITING_TEXT_SIZE_MAX} characters" in waiting[-1][2]
+    assert {name for row in welcome for name in names(row[0])} == {item.name for item in fields(ControlWelcome)}
+    asked = re.search(r"`asked` of LEASE_REQUEST is a map with (.*) as in a hello", section("6.2"))
+    assert set(re.findall(r"\w+", asked[1])) - {"and"} == {item.name for item in fields(Asked)}
+
+
 LIMITS = {
-    "metadata of a hello or welcome": limits.HELLO_SIZE_MAX,
+    "metadata of a hello, welcome or WAITING": limits.HELLO_SIZE_MAX,
     "metadata of an OUTPUT": limits.OUTPUT_PIECE_SIZE,
     "metadata of any other frame": limits.METADATA_SIZE_MAX,
     "payload of a frame": limits.PAYLOAD_SIZE_MAX,

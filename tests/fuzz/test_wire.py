@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bitfusion import limits
 from bitfusion.errors import RemoteProtocolError, VersionMismatchError
 from bitfusion.session.client import ClientSession
-from bitfusion.session.hello import Hello
+from bitfusion.session.hello import Hello, decode_hello, encode_hello
 from bitfusion.session.server import Request, ServerSession
+from bitfusion.session.waiting import Waiting, decode_waiting, encode_waiting
 from bitfusion.wire import codec
 from bitfusion.wire.connection import Connection
 from bitfusion.wire.frames import Frame, Kind, encode_header
@@ -42,7 +46,7 @@ plain = st.recursive(
 @st.composite
 def frames(draw) -> bytes:
     metadata = codec.pack(draw(plain))
-    kind = draw(st.sampled_from([Kind.POST, Kind.CALL, Kind.GOODBYE, Kind.REPLY, Kind.FAILURE, Kind.CREDIT]))
+    kind = draw(st.sampled_from(sorted(set(Kind) - {Kind.HELLO, Kind.WELCOME, Kind.OUTPUT})))
     payload = draw(st.binary(max_size=100))
     head = encode_header(
         kind,
@@ -82,9 +86,9 @@ def test_the_connection_survives_any_bytes(data, state):
 
 
 @settings(max_examples=300, deadline=None)
-@given(streams)
-def test_the_server_session_survives_any_bytes(data):
-    session = ServerSession(Connection(Role.SERVER, state=State.OPEN))
+@given(streams, st.booleans())
+def test_the_server_session_survives_any_bytes(data, control):
+    session = ServerSession(Connection(Role.SERVER, state=State.OPEN), control=control)
     try:
         for _ in deliver(data, session):
             while (event := session.next_event()) is not None:
@@ -112,7 +116,42 @@ def test_the_client_session_survives_any_bytes(data, size):
     session = ClientSession()
     session.hello(Hello())
     call = session.call(Opcode.READ, 0, 256, 64, into=memoryview(bytearray(size)))
+    lease = session.request_lease({})
     for _ in deliver(data, session):
         if session.error is not None:
-            assert call.done
+            assert call.done and lease.answered
             break
+
+
+asked = st.dictionaries(
+    st.sampled_from(["versions", *(item.name for item in dataclasses.fields(Hello))]), plain, max_size=6
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(asked)
+def test_a_hello_is_a_hello_or_a_breach(given_):
+    for value in (given_, {"versions": (1,), **given_}):
+        try:
+            hello = decode_hello(codec.unpack(codec.pack(value)))
+        except RemoteProtocolError:
+            continue
+        assert decode_hello(codec.unpack(codec.pack(encode_hello(hello)))) == hello
+
+
+@settings(max_examples=200, deadline=None)
+@given(plain | st.fixed_dictionaries({"position": st.integers(0, 9), "count": st.integers(0, 9), "reasons": plain}))
+def test_a_place_in_the_queue_is_one_or_a_breach(value):
+    try:
+        waiting = decode_waiting(codec.unpack(codec.pack(value)))
+    except RemoteProtocolError:
+        return
+    assert all(len(pair) == 2 for pair in waiting.reasons)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.text(max_size=300), st.text(max_size=300)), max_size=100), st.text(max_size=2000))
+def test_a_place_with_any_reasons_fits_its_frame(reasons, reason):
+    data = encode_waiting(Waiting(1, 2, reason, tuple(reasons)))
+    assert len(data) <= limits.HELLO_SIZE_MAX
+    assert len(decode_waiting(codec.unpack(data)).reasons) <= limits.WAITING_REASON_COUNT_MAX
