@@ -30,6 +30,21 @@ class DeviceSpec:
     uuid: str
     memory_size: int
     """Bytes of device memory."""
+    compute_capability: tuple[int, int] | None = None
+    """Major, minor; None where discovery was not told."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """What an appliance knows of its machine: what requests may filter by. None is not known."""
+
+    hostname: str | None = None
+    addr: str | None = None
+    """The address it serves on, without its port."""
+    has_rdma: bool | None = None
+    cuda_version: str | None = None
+    """The newest CUDA that the driver has, such as 13.0."""
+    driver_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum, auto
 
 from bitfusion.limits import MEMORY_CHUNK_SIZE
+from bitfusion.pool.lease import Share
 from bitfusion.pool.request import LeaseRequest
-from bitfusion.types import DeviceSpec, format_size
+from bitfusion.types import DeviceSpec, ServerSpec, format_size
+
+
+UNKNOWN_SERVER = ServerSpec()
+
+
+class Strategy(StrEnum):
+    """Which of the GPUs that will do are taken. Among equals the first."""
+
+    PACK = auto()
+    """The fullest, so that whole ones stay free."""
+    SPREAD = auto()
+    """The emptiest, so that few share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,61 +31,140 @@ class DeviceView:
     device: DeviceSpec
     used: int = 0
     lease_count: int = 0
+    exclusive: bool = False
+    """The lease on it is alone."""
+    oversubscribe: float = 1.0
+    server: ServerSpec = UNKNOWN_SERVER
 
     @property
     def size(self) -> int:
-        """Bytes that can be leased: the memory in whole chunks."""
+        """Bytes that one lease can have: the memory in whole chunks."""
         return self.device.memory_size // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
 
     @property
+    def capacity(self) -> int:
+        """Bytes that all leases together can have."""
+        return int(self.size * self.oversubscribe) // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
+
+    @property
     def free(self) -> int:
-        """Bytes no lease holds."""
-        return self.size - self.used
+        """Bytes that a lease could still have here."""
+        return 0 if self.exclusive else min(self.size, self.capacity - self.used)
+
+
+Allowance = Callable[[DeviceView], int]
+"""Of a GPU's free bytes those that the request may take without delaying anybody who asked earlier."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The request fits: ``memory`` bytes of ``device``."""
+    """The request fits: a share of as many different GPUs as it asks for."""
 
-    device: DeviceSpec
-    memory: int
+    shares: tuple[Share, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The request fits nowhere. ``reasons``: each GPU's name and why not. ``free_max``: the most that one has free."""
+    """The request does not fit now."""
 
     reasons: tuple[tuple[str, str], ...]
+    """Each GPU's name and why not; an empty reason: that one would do."""
     free_max: int
+    """Bytes that each of as many GPUs as were asked for has free, of those that the filters leave."""
+    possible: bool
+    """Whether it would fit if nobody else were there."""
+    fitting: int = 0
+    """GPUs that would do now: too few."""
 
     def __str__(self) -> str:
-        return "; ".join(f"{name}: {reason}" for name, reason in self.reasons) or "the appliance offers no GPUs"
+        return "; ".join(f"{name}: {why or 'would do'}" for name, why in self.reasons) or "the appliance offers no GPUs"
 
 
-def place(request: LeaseRequest, view: Sequence[DeviceView]) -> Placement | Refusal:
-    """Pack: the GPU with the least free memory that will do, so that whole GPUs stay free; the first among equals."""
-    fitting = [item for item in view if _refuse(request, item) is None]
-    if not fitting:
-        reasons = tuple((_name(item.device), _refuse(request, item) or "") for item in view)
-        return Refusal(reasons, max((item.free for item in view), default=0))
-    best = min(fitting, key=lambda item: item.free)
-    return Placement(best.device, request.memory_on(best.device.memory_size))
+def place(
+    request: LeaseRequest,
+    view: Sequence[DeviceView],
+    strategy: Strategy = Strategy.PACK,
+    allowance: Allowance | None = None,
+) -> Placement | Refusal:
+    """GPUs for ``request`` by ``strategy``, or a reason for each GPU."""
+    shares = choose(request, view, strategy, allowance)
+    return refusal(request, view, allowance) if shares is None else Placement(shares)
 
 
-def _refuse(request: LeaseRequest, item: DeviceView) -> str | None:
-    """Why the request does not fit on this GPU; None if it does."""
+def choose(
+    request: LeaseRequest, view: Sequence[DeviceView], strategy: Strategy, allowance: Allowance | None = None
+) -> tuple[Share, ...] | None:
+    """The shares of ``place``, in the appliance's order of GPUs; None where they do not fit, for which no reasons are made."""
+    fitting = [item for item in view if fits(request, item, allowance)]
+    if len(fitting) < request.gpus:
+        return None
+    fitting.sort(key=lambda item: item.free, reverse=strategy is Strategy.SPREAD)
+    best = fitting[: request.gpus]
+    return tuple(
+        Share(item.device, request.memory_on(item.device.memory_size))
+        for item in view
+        if any(item is one for one in best)
+    )
+
+
+def fits(request: LeaseRequest, item: DeviceView, allowance: Allowance | None = None) -> bool:
+    """Whether there is room on this GPU now."""
+    return next(_obstacles(request, item, allowance), None) is None
+
+
+def eligible(request: LeaseRequest, item: DeviceView) -> bool:
+    """Whether there would be room on this GPU if nobody else were on it."""
+    return next(_lasting(request, item), None) is None
+
+
+def occupied(request: LeaseRequest, item: DeviceView) -> int:
+    """Bytes of the GPU that nobody else can have beside the request: an exclusive one leaves nothing."""
+    return item.capacity if request.exclusive else request.memory_on(item.device.memory_size)
+
+
+def refusal(request: LeaseRequest, view: Sequence[DeviceView], allowance: Allowance | None = None) -> Refusal:
+    """Why each GPU will not do, and what would."""
+    reasons = [next(_obstacles(request, item, allowance), "") for item in view]
+    able = sum(eligible(request, item) for item in view)
+    matching = [item for item in view if not any(one.refuse(item.device, item.server) for one in request.filters)]
+    free = sorted(
+        (item.free if allowance is None else min(item.free, allowance(item)) for item in matching), reverse=True
+    )
+    return Refusal(
+        tuple((name_of(item.device), why) for item, why in zip(view, reasons, strict=True)),
+        free_max=free[request.gpus - 1] if len(free) >= request.gpus else 0,
+        possible=able >= request.gpus,
+        fitting=reasons.count(""),
+    )
+
+
+def _obstacles(request: LeaseRequest, item: DeviceView, allowance: Allowance | None) -> Iterator[str]:
+    """What keeps the request from this GPU, the lasting first."""
+    yield from _lasting(request, item)
+    wanted = request.memory_on(item.device.memory_size)
+    leases = "1 lease" if item.lease_count == 1 else f"{item.lease_count} leases"
+    if item.exclusive:
+        yield "an exclusive lease is on it"
+    if request.exclusive and item.lease_count:
+        yield f"{leases} on it, {request} needs one that nobody is on"
+    if wanted > item.free:
+        yield f"{leases} on it, {format_size(item.free)} of {format_size(item.size)} free, {format_size(wanted)} needed"
+    if allowance is not None and occupied(request, item) > (most := allowance(item)):
+        yield f"of {format_size(item.free)} free {format_size(item.free - most)} are kept for requests that came earlier"
+
+
+def _lasting(request: LeaseRequest, item: DeviceView) -> Iterator[str]:
+    """What keeps the request from this GPU for ever."""
+    for condition in request.filters:
+        if (why := condition.refuse(item.device, item.server)) is not None:
+            yield why
     wanted = request.memory_on(item.device.memory_size)
     if wanted > item.size:
-        return f"has {format_size(item.size)} in all"
+        yield f"has {format_size(item.size)} in all"
     if wanted == 0:
-        return f"{request} is less than its smallest share, {format_size(MEMORY_CHUNK_SIZE)}"
-    if wanted > item.free:
-        leases = "1 lease" if item.lease_count == 1 else f"{item.lease_count} leases"
-        return (
-            f"{leases} on it, {format_size(item.free)} of {format_size(item.size)} free, {format_size(wanted)} needed"
-        )
-    return None
+        yield f"{request} is less than its smallest share, {format_size(MEMORY_CHUNK_SIZE)}"
 
 
-def _name(device: DeviceSpec) -> str:
+def name_of(device: DeviceSpec) -> str:
+    """A GPU's name for people."""
     return f"{device.name} ({device.kind} {device.index})"

@@ -11,10 +11,19 @@ from bitfusion.pool.lease import MOVES, LeaseEvent, LeaseState, apply
 
 EXPECTED = {
     ("GRANTED", "START"): "ACTIVE",
+    ("GRANTED", "WARN"): "WARNED",
     ("GRANTED", "END"): "ENDING",
     ("GRANTED", "RELEASE"): "RELEASED",
+    ("ACTIVE", "STOP"): "GRANTED",
+    ("ACTIVE", "WARN"): "WARNED",
     ("ACTIVE", "END"): "ENDING",
     ("ACTIVE", "RELEASE"): "RELEASED",
+    ("WARNED", "START"): "ACTIVE",
+    ("WARNED", "STOP"): "GRANTED",
+    ("WARNED", "WAKE"): "ACTIVE",
+    ("WARNED", "END"): "ENDING",
+    ("WARNED", "RELEASE"): "RELEASED",
+    ("ENDING", "STOP"): "ENDING",
     ("ENDING", "RELEASE"): "RELEASED",
 }
 

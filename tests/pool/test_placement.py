@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bitfusion.limits import GIB, MIB
+from bitfusion.pool.lease import Share
 from bitfusion.pool.placement import DeviceView, Placement, Refusal, place
 from bitfusion.pool.request import LeaseRequest
 from bitfusion.types import DeviceSpec
@@ -12,21 +13,26 @@ def gpu(index: int, size: int = GIB) -> DeviceSpec:
     return DeviceSpec("virtual", index, "Virtual GPU", f"GPU-virtual-{index:04d}", size)
 
 
+def placed(*shares: DeviceSpec | int) -> Placement:
+    """The placement with these (GPU, bytes)."""
+    return Placement(tuple(map(Share, shares[::2], shares[1::2])))
+
+
 def test_packs_on_the_fullest_that_fits() -> None:
     view = (DeviceView(gpu(0)), DeviceView(gpu(1), 256 * MIB, 1), DeviceView(gpu(2), 768 * MIB, 2))
-    assert place(LeaseRequest(memory=512 * MIB), view) == Placement(gpu(1), 512 * MIB)
-    assert place(LeaseRequest(memory=128 * MIB), view) == Placement(gpu(2), 128 * MIB)
-    assert place(LeaseRequest(), view) == Placement(gpu(0), GIB)
+    assert place(LeaseRequest(memory=512 * MIB), view) == placed(gpu(1), 512 * MIB)
+    assert place(LeaseRequest(memory=128 * MIB), view) == placed(gpu(2), 128 * MIB)
+    assert place(LeaseRequest(), view) == placed(gpu(0), GIB)
 
 
 def test_first_among_equals() -> None:
-    assert place(LeaseRequest(fraction=0.5), (DeviceView(gpu(0)), DeviceView(gpu(1)))) == Placement(gpu(0), 512 * MIB)
+    assert place(LeaseRequest(fraction=0.5), (DeviceView(gpu(0)), DeviceView(gpu(1)))) == placed(gpu(0), 512 * MIB)
 
 
 def test_a_whole_gpu_needs_one_that_nobody_is_on() -> None:
     refusal = place(LeaseRequest(), (DeviceView(gpu(0), 2 * MIB, 1),))
     assert isinstance(refusal, Refusal)
-    assert refusal.reasons == (("Virtual GPU (virtual 0)", "1 lease on it, 1022 MiB of 1 GiB free, 1 GiB needed"),)
+    assert refusal.reasons == (("Virtual GPU (virtual 0)", "1 lease on it, a whole GPU needs one that nobody is on"),)
 
 
 def test_a_reason_for_every_gpu() -> None:

@@ -6,14 +6,15 @@ import math
 
 import pytest
 
-from bitfusion.errors import BitfusionError, CapacityError, ConfigError
+from bitfusion.errors import BitfusionError, ConfigError
 from bitfusion.limits import GIB, MEMORY_CHUNK_SIZE, MIB
 from bitfusion.pool.request import LeaseRequest
 
 BAD = [
     ({"gpus": 0}, ConfigError, "at least 1 GPU"),
     ({"gpus": -3}, ConfigError, "at least 1 GPU"),
-    ({"gpus": 2}, CapacityError, "one session per GPU"),
+    ({"gpus": 1025}, ConfigError, "gpus must be 1 to 1024"),
+    ({"gpus": True}, ConfigError, "gpus must be"),
     ({"memory": 0}, ConfigError, "memory must be"),
     ({"memory": -1}, ConfigError, "memory must be"),
     ({"memory": 2**60}, ConfigError, "memory must be"),
