@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from bitfusion.device.virtual.builder import Value, constant
+from bitfusion.device.virtual.builder import Value
 from bitfusion.device.virtual.datatypes import B32
 from bitfusion.device.virtual.emitter import Emitter
 from bitfusion.device.virtual.syntax import Instruction
@@ -37,13 +37,13 @@ _OPERATIONS: Final[dict[str, Callable[[Emitter, Value, Value], Value]]] = {
     type_count=3,
 )
 def video(e: Emitter, i: Instruction) -> None:
-    """``vadd2.s32.s32.s32.sat d, a, b, c``: lane by lane; with .add their sum and c."""
+    """``vadd2.s32.s32.s32.sat d, a, b, c``: lane by lane; with .add the sum of the lanes, which are not cut off, and c."""
     if len(i.types) != 3:
         raise e.invalid("needs three types")
     target, *sources = i.types
     width = 32 // int(i.opcode[-1])
     left, right = (e.read(operand, B32) for operand in i.operands[1:3])
-    parts = []
+    results = []
     for shift in range(0, 32, width):
         lanes = (
             e.extend(e.field(value, shift, f"i{width}"), "i32", datatype.signed)
@@ -53,11 +53,11 @@ def video(e: Emitter, i: Instruction) -> None:
         if i.has("sat"):
             low, high = (-(1 << width - 1), (1 << width - 1) - 1) if target.signed else (0, (1 << width) - 1)
             result = e.clamp(result, low, high)
-        parts.append(e.trunc(result, f"i{width}"))
+        results.append(result)
     if i.has("add"):
         total = e.read(i.operands[3], B32)
-        for part in parts:
-            total = e.op("add", total, e.extend(part, "i32", target.signed))
+        for result in results:
+            total = e.op("add", total, result)
         e.write(i.operands[0], total)
     else:
-        e.write(i.operands[0], e.bits(e.pack(parts), "i32") if parts else constant("i32", 0))
+        e.write(i.operands[0], e.bits(e.pack([e.trunc(result, f"i{width}") for result in results]), "i32"))

@@ -1,4 +1,7 @@
-"""The 8-bit formats e4m3 and e5m2 (OCP 8-bit Floating Point Specification, 5; PTX ISA, 5.2.3), as pairs in 16 bits."""
+"""The 8-bit formats e4m3 and e5m2 (OCP 8-bit Floating Point Specification, 5; PTX ISA, 5.2.3), as pairs in 16 bits.
+
+NaNs are what cuda_fp8.h makes of them where there is no instruction.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ FORMATS: Final = {"e4m3x2": Format(3, -6, "448.0"), "e5m2x2": Format(2, -14, "57
 
 
 def to_fp8(b: Builder, name: str, value: Value) -> Value:
-    """float -> i8, to nearest even; the largest number stands for all beyond it (.satfinite)."""
+    """float -> i8, to nearest even; the largest number stands for all beyond it (.satfinite). NaNs lose their sign."""
     form = FORMATS[name]
     magnitude = b.intrinsic("minimumnum", b.intrinsic("fabs", value), constant("float", form.largest))
     least = _FLOAT_BIAS + form.least
@@ -36,18 +39,19 @@ def to_fp8(b: Builder, name: str, value: Value) -> Value:
     scaled = b.op("fmul", magnitude, b.bitcast(b.op("shl", scale, _FLOAT_FRACTION), "float"))
     count = b.cast("fptoui", b.intrinsic("roundeven", scaled), "i32")
     code = b.op("add", count, b.op("shl", b.op("sub", exponent, least), form.fraction))
-    code = b.select(b.fcmp("uno", value, value), _NAN, code)
     sign = b.op("and", b.op("lshr", b.bitcast(value, "i32"), 24), 0x80)
-    return b.trunc(b.op("or", code, sign), "i8")
+    return b.trunc(b.select(b.fcmp("uno", value, value), _NAN, b.op("or", code, sign)), "i8")
 
 
 def from_fp8(b: Builder, name: str, value: Value) -> Value:
-    """i8 -> half, exactly."""
-    wide = b.op("shl", b.zext(value, "i16"), 8)
+    """i8 -> half, exactly. All NaNs become the same one."""
+    wide, magnitude = b.op("shl", b.zext(value, "i16"), 8), b.op("and", value, _NAN)
+    half = b.bitcast(wide, "half")
     if name == "e5m2x2":  # a half without its lower 8 bits of fraction
-        return b.bitcast(wide, "half")
-    magnitude = b.bitcast(b.op("and", b.op("lshr", wide, 1), 0x3F80), "half")
-    scaled = b.op("fmul", magnitude, constant("half", "0xH5C00"))  # 2 ** 8: the difference of the exponents' biases
-    nan = b.icmp("eq", b.op("and", value, _NAN), _NAN)
-    scaled = b.select(nan, constant("half", "0xH7FFF"), scaled)
-    return b.intrinsic("copysign", scaled, b.bitcast(wide, "half"))
+        nan = b.icmp("ugt", magnitude, 0x7C)
+    else:
+        nan = b.icmp("eq", magnitude, _NAN)
+        unscaled = b.bitcast(b.op("and", b.op("lshr", wide, 1), 0x3F80), "half")
+        scaled = b.op("fmul", unscaled, constant("half", "0xH5C00"))  # 2 ** 8: the difference of the exponents' biases
+        half = b.intrinsic("copysign", scaled, half)
+    return b.select(nan, constant("half", "0xH7FFF"), half)

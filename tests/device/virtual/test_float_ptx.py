@@ -187,7 +187,9 @@ def test_8_bits(gpu, name):
     dtype = FP8[name]
     every = np.arange(1 << 16, dtype=np.uint16)
     got = compute(gpu, {"wide": f"cvt.rn.f16x2.{name} d, a;"}, every, out=np.uint32)["wide"]
-    assert_identical(got.view(np.float16), every.view(np.uint8).view(dtype).astype(np.float16))
+    expected = every.view(np.uint8).view(dtype).astype(np.float16)
+    assert_identical(got.view(np.float16), expected)
+    assert (got.view(np.uint16)[np.isnan(expected)] == 0x7FFF).all()
     largest = float(ml_dtypes.finfo(dtype).max)
     values = np.concatenate(
         [samples("f32", 1000), RANDOM.uniform(-500, 500, 2000), EVERY_HALF.view(np.float16)]
@@ -199,6 +201,7 @@ def test_8_bits(gpu, name):
     packed = compute(gpu, forms, bits, bits[::-1].copy(), out=np.uint16)
     assert_identical(packed["plain"].view(np.uint8).reshape(-1, 2)[:, 1].view(dtype), expected)
     assert_identical(packed["plain"].view(np.uint8).reshape(-1, 2)[:, 0].view(dtype), expected[::-1])
+    assert (packed["plain"].view(np.uint8).reshape(-1, 2)[:, 1][np.isnan(values)] == 0x7F).all()
     assert_identical(packed["relu"].view(np.uint8).reshape(-1, 2)[:, 1].view(dtype), positive)
     halfs = EVERY_HALF.view(np.uint32)
     packed = compute(gpu, {"half": f"cvt.rn.satfinite.{name}.f16x2 d, a;"}, halfs, out=np.uint16)["half"]
