@@ -1,0 +1,70 @@
+"""Where the verbs write: lines of our own on standard error, tables and JSON on standard output.
+
+Colours, bars that move and the like are for terminals only. What peers wrote is never read as markup.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+def say(text: str) -> None:
+    """A line of our own on standard error."""
+    print(f"bitfusion: {text}", file=sys.stderr, flush=True)
+
+
+def console() -> Console:
+    """Standard output. Without a terminal: no colours."""
+    from rich.console import Console  # which takes longer to import than `run` may take to start
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=PLAIN)
+    return Console(markup=False, emoji=False, highlight=False, width=_width())
+
+
+PLAIN = "bitfusion-plain"
+"""How characters are written that the terminal's encoding does not have."""
+
+_PLAIN_LETTERS = {"█": "#", "▓": "+", "░": ".", "…": "~", "╶": "-", "°": "", "·": "-"}
+
+codecs.register_error(
+    PLAIN,
+    lambda error: (_PLAIN_LETTERS.get(error.object[error.start], "?"), error.start + 1),  # type: ignore[attr-defined]
+)
+
+
+def _width() -> int:
+    """Columns: what COLUMNS says, else those of the terminal that any of our streams is, as in ``bitfusion smi | less``."""
+    named = os.environ.get("COLUMNS", "")
+    if named.isdecimal() and 0 < int(named) < 10_000:
+        return int(named)
+    for stream in (1, 2, 0):
+        with contextlib.suppress(OSError):
+            if columns := os.get_terminal_size(stream).columns:
+                return columns
+    return WIDTH_DEFAULT
+
+
+WIDTH_DEFAULT = 120
+"""Columns where nothing says how many there are."""
+
+
+def show(*parts: RenderableType) -> None:
+    """Print on standard output."""
+    target = console()
+    for part in parts:
+        target.print(part)
+
+
+def show_json(value: object) -> None:
+    """Print as JSON, for other programs."""
+    print(json.dumps(value, indent=2))
