@@ -6,6 +6,8 @@ the block's shared memory; .param and .local variables are addressed by name or 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bitfusion.device.virtual import metadata
 from bitfusion.device.virtual.builder import Value, constant
 from bitfusion.device.virtual.emitter import (
@@ -107,13 +109,19 @@ def _register_address(e: Emitter, name: str, offset: int, space: str) -> Value:
 def _checked(e: Emitter, address: Value, space: str, size: int) -> Value:
     if space == "shared":
         if e.options.shared_check:
-            address = _check_shared(e, address, size)
+            address = _unless_gathered(e, address, lambda: _check_shared(e, address, size))
         return e.offset(SHARED, address)
     if space == "local" and e.options.shared_check:
         return e.pointer(_local_window(e, address, size))
     if e.options.bounds_check and space != "local":
-        address = _check_global(e, address, space, size)
+        address = _unless_gathered(e, address, lambda: _check_global(e, address, space, size))
     return e.pointer(address)
+
+
+def _unless_gathered(e: Emitter, address: Value, check: Callable[[], Value]) -> Value:
+    """The checked address; no check is needed where all that the row might touch is valid (``guard``)."""
+    valid = e.row_gathers.get(e.current)
+    return check() if valid is None else e.unless(valid, address, check)
 
 
 # local variables

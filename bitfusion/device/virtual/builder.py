@@ -51,6 +51,8 @@ class Builder:
         self.declare = declare
         self._values = 0
         self._labels = 0
+        self.here = "top"
+        """The block being written, as it stands in a phi."""
 
     # lines
     def emit(self, text: str) -> None:
@@ -75,19 +77,13 @@ class Builder:
 
     def label(self, name: str) -> None:
         self.lines.append(f"{name}:")
+        self.here = name
 
     def jump(self, target: str) -> None:
         self.emit(f"br label %{target}")
 
     def branch(self, condition: Value, taken: str, other: str, metadata: str = "") -> None:
         self.emit(f"br {condition}, label %{taken}, label %{other}{metadata}")
-
-    def here(self) -> str:
-        """Begin a block, so that its name can stand in a phi."""
-        name = self.new_label("here")
-        self.jump(name)
-        self.label(name)
-        return name
 
     def phi(self, *incoming: tuple[Value, str]) -> Value:
         pairs = ", ".join(f"[{value.name}, %{label}]" for value, label in incoming)

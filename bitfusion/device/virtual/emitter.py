@@ -124,6 +124,8 @@ class Emitter(Builder, ABC):
         self.access_group = ""
         self.row_pointers: dict[Instruction, Callable[[], Value]] = {}
         """Accesses whose bounds were checked for the whole row of threads, and how to get this thread's pointer."""
+        self.row_gathers: dict[Instruction, Value] = {}
+        """Accesses that may go anywhere in some range, and whether all of it is valid."""
         self.row_predicates: dict[str, Value] = {}
         """Predicate registers known to be the same for the whole row."""
         self.shared_values: dict[str, Value] = {}
@@ -275,13 +277,14 @@ class Emitter(Builder, ABC):
     def unless(self, good: Value, value: Value, otherwise: Callable[[], Value]) -> Value:
         """``value``, or in the rare case that ``good`` is not set what ``otherwise`` computes."""
         bad, done = self.new_label("bad"), self.new_label("good")
-        before = self.here()
+        before = self.here
         self.branch(good, done, bad, metadata.ALWAYS)
         self.label(bad)
         replacement = otherwise()
+        after = self.here
         self.jump(done)
         self.label(done)
-        return self.phi((value, before), (replacement, bad))
+        return self.phi((value, before), (replacement, after))
 
     def invalid(self, message: str) -> Exception:
         """The error for PTX that makes no sense at the current instruction."""

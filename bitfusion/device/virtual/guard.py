@@ -4,7 +4,8 @@ accesses.
 A comparison of a value that is linear in ``%tid.x`` with one that is the same in the row can change its outcome only
 once along the row: if both ends agree (and the value did not wrap around), all threads agree. A linear address stays
 between those of the two ends. If everything holds, a copy of the loop without these tests runs: branches, masked stores
-and checks are gone, and LLVM vectorises it.
+and checks are gone, and LLVM vectorises it. There an access that does not grow along the row, but cannot go far either
+(``gather``), is checked only if not all it might touch is valid.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bitfusion.device.virtual.address import state_space
+from bitfusion.device.virtual.bounded import Bound
 from bitfusion.device.virtual.builder import FALSE, TRUE, Value
 from bitfusion.device.virtual.datatypes import Type
 from bitfusion.device.virtual.emitter import LAUNCH_POINTER, MEMORY_BASE, MEMORY_SIZE, SHADOW, SHARED_SIZE, Emitter
+from bitfusion.device.virtual.gather import Gatherer, Place
 from bitfusion.device.virtual.instructions import emit_unpredicated
 from bitfusion.device.virtual.layout import GRANULE, RUNTIME_FUNCTIONS, THREADS_MAX
 from bitfusion.device.virtual.plan import Plan
@@ -55,11 +58,14 @@ class _Test:
 
 @dataclass(frozen=True, slots=True)
 class _RowAccess:
+    """An access at ``slice`` and ``offset``, or anywhere from there on within ``spread``."""
+
     instruction: Instruction
     space: str
     offset: int
     size: int
     slice: Slice
+    spread: Bound | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +91,10 @@ def find_guard(region: RowEmitter, plan: Plan, names: list[str], start: str) -> 
     spaces = _row_spaces(region)
     if spaces:
         slicer = Slicer(plan, names, start, {**dict.fromkeys(region.shared_values, 0), **region.even})
+        gatherer = Gatherer(slicer, plan.liveness, {name: plan.graph[name] for name in names})
         for name in names:
             for index, instruction in enumerate(plan.graph[name].instructions):
-                accesses += _row_access(slicer, spaces, instruction, name, index)
+                accesses += _row_access(region, slicer, gatherer, spaces, instruction, (name, index))
     if plan.points and not accesses:
         return RowGuard()
     coefficients = RowCoefficients(plan.chains)
@@ -119,16 +126,25 @@ def _test(plan: Plan, coefficients: RowCoefficients, i: Instruction) -> _Test | 
     return _Test(target.name, i.type, coefficient, value, coefficients.widened(plan.chains[target.name]))
 
 
-def _row_access(slicer: Slicer, spaces: tuple[str, ...], i: Instruction, name: str, index: int) -> list[_RowAccess]:
-    """The access of instruction ``index`` of block ``name``, if its address grows evenly along the row."""
+def _row_access(
+    region: RowEmitter, slicer: Slicer, gatherer: Gatherer, spaces: tuple[str, ...], i: Instruction, place: Place
+) -> list[_RowAccess]:
+    """The access of an instruction, if its address grows evenly along the row, or is checked and cannot go far."""
     space = state_space(i)
     if i.opcode not in ("ld", "st", "atom", "red") or space not in spaces or len(i.operands) < 2:
         return []
     address = i.operands[0 if i.opcode in ("st", "red") else 1]
     if not isinstance(address, Address) or not isinstance(address.base, Register):
         return []
-    found = slicer.find(address.base.name, name, index)
-    return [] if found is None else [_RowAccess(i, space, address.offset, i.type.size * i.vector_size, found)]
+    register, size = address.base.name, i.type.size * i.vector_size
+    even = slicer.find(register, *place)
+    if even is not None:
+        return [_RowAccess(i, space, address.offset, size, even)]
+    if space != "shared" and not region.options.bounds_check:
+        return []
+    bits = 32 if space == "shared" and region.registers.storage(register) == "i32" else 64
+    found = gatherer.find(register, place, bits)
+    return [] if found is None else [_RowAccess(i, space, address.offset, size, *found)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,30 +155,35 @@ class Decided:
     predicates: dict[str, Value]
     addresses: dict[Instruction, tuple[Value, int]]
     """Address in the first thread, and by how much it grows from thread to thread."""
+    gathers: dict[Instruction, Value]
+    """Whether all that an access might touch is valid."""
 
 
 def emit_guard(e: RowEmitter, plan: Plan, guard: RowGuard, first: Value, end: Value) -> Decided:
     """Decide for the row of threads first <= x < end."""
     last = e.op("sub", end, 1)
     span = e.op("sub", last, first)
-    decided = Decided(TRUE, {}, {})
+    decided = Decided(TRUE, {}, {}, {})
     holds = TRUE
     for test in guard.tests:
         same, decided.predicates[test.predicate] = _same_outcome(e, plan, test, first, last, span)
         holds = e.op("and", holds, same)
-    for (slice_, space), accesses in _grouped(guard.accesses).items():
+    for (slice_, space, spread), accesses in _grouped(guard.accesses).items():
         inside, address = _inside(e, slice_, space, accesses, first, last, span)
+        if spread is not None:
+            decided.gathers.update((access.instruction, inside) for access in accesses)
+            continue
         holds = e.op("and", holds, inside)
         for access in accesses:
             decided.addresses[access.instruction] = e.op("add", address, access.offset), slice_.coefficient
     return replace(decided, holds=holds)
 
 
-def _grouped(accesses: Iterable[_RowAccess]) -> dict[tuple[Slice, str], list[_RowAccess]]:
-    """Accesses by the address they start from, and the state space."""
-    groups: dict[tuple[Slice, str], list[_RowAccess]] = {}
+def _grouped(accesses: Iterable[_RowAccess]) -> dict[tuple[Slice, str, Bound | None], list[_RowAccess]]:
+    """Accesses by the address they start from, the state space, and how far they may go from there."""
+    groups: dict[tuple[Slice, str, Bound | None], list[_RowAccess]] = {}
     for access in accesses:
-        groups.setdefault((access.slice, access.space), []).append(access)
+        groups.setdefault((access.slice, access.space, access.spread), []).append(access)
     return groups
 
 
@@ -214,10 +235,11 @@ def _inside(
     holds = _same(e, linear, first_kept, last_kept)
     low, high = (first_address, last_address)[:: 1 if slice_.coefficient >= 0 else -1]
     start = e.op("add", low, min(access.offset for access in accesses))
-    end = e.op("add", high, max(access.offset + access.size for access in accesses))
+    spread = accesses[0].spread or Bound(0, 0)
+    end = e.op("add", high, max(access.offset + access.size for access in accesses) + spread.high)
     holds = e.op("and", holds, _valid(e, space, start, end))
     size = max(access.size for access in accesses)
-    if any(access.offset % access.size for access in accesses):
+    if spread.step % size or any(access.offset % access.size for access in accesses):
         return FALSE, first_address
     if size > 1:
         unaligned = e.op("and", e.op("or", low, abs(slice_.coefficient)), size - 1)

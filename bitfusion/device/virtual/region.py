@@ -135,7 +135,7 @@ class Region(RowEmitter):
         """The loop over a row, and in front of it a copy for rows in which the guard holds."""
         guard = find_guard(self, self.plan, self.blocks, self.start) if self.options.guards else RowGuard()
         if not guard and not self.loop:
-            before = self.here()
+            before = self.here
             self.jump("threads")
             self._thread_loop("", before, parallel)
             return
@@ -146,22 +146,22 @@ class Region(RowEmitter):
         self.row_values = {name: self._load_saved(name, self.zext(_ROW_LINEAR, "i64")) for name in self.even}
         decided = emit_guard(self, self.plan, guard, _X_FIRST, _X_END)
         holds = self.op("and", decided.holds, self._rows_even()) if self.even else decided.holds
-        before = self.here()
+        before = self.here
         self.branch(holds, "threads.fast", "unguarded")
-        self.row_predicates = decided.predicates
+        self.row_predicates, self.row_gathers = decided.predicates, decided.gathers
         self.row_pointers = {
             access: partial(self._row_pointer, state_space(access), *place)
             for access, place in decided.addresses.items()
         }
         self._thread_loop(".fast", before, parallel)
-        self.row_pointers, self.row_predicates, self.row_values = {}, {}, {}
+        self.row_pointers, self.row_gathers, self.row_predicates, self.row_values = {}, {}, {}, {}
         self.label("unguarded")
         self.jump("threads")
         self._thread_loop("", "unguarded", parallel, self.loop)
 
     def _rows_even(self) -> Value:
         """Whether the saved registers grow along the row as was guessed: a loop that compares them all."""
-        before = self.here()
+        before = self.here
         again, done = self.new_label("compare"), self.new_label("compared")
         self.jump(again)
         self.label(again)

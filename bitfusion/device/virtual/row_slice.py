@@ -52,11 +52,12 @@ class Slicer:
 
     def find(self, register: str, name: str, index: int) -> Slice | None:
         """The slice of a register as instruction ``index`` of block ``name`` reads it; None if it has none."""
+        if name in self._looping:  # it may read another value each time, unless that can be computed anywhere
+            chain = self._plan.chains.get(register)
+            return None if chain is None else self._slice(register, chain, [], frozenset())
         way = sorted(
             self._dominators[name] - self._looping, key=lambda block: len(self._dominators[block]), reverse=True
         )
-        if name in self._looping:
-            return None
         elsewhere = {
             register for other in self._blocks if other not in way for register in _written(self._blocks[other])
         }
@@ -81,6 +82,12 @@ class Slicer:
         return self._slice(
             register, dict.fromkeys(s for c in chained for s in chains[c]), steps[::-1], frozenset(needed)
         )
+
+    def precedes(self, earlier: tuple[str, int], later: tuple[str, int]) -> bool:
+        """Whether the region always passes the instruction at one place (block, number) before that at the other."""
+        if earlier[0] == later[0]:
+            return earlier[1] < later[1]
+        return earlier[0] in self._dominators[later[0]]
 
     def _slice(
         self, register: str, chained: Iterable[Instruction], steps: list[Instruction], given: frozenset[str]

@@ -385,3 +385,69 @@ ret;
 .file 2 "b.py"
 """
     assert source_line(text, line) == place
+
+
+def look_up(table, indices, out):
+    i = cuda.grid(1)
+    out[i] = table[indices[i]] + table[indices[i] & 15]
+
+
+def look_up_shared(table, indices, out):
+    shared = cuda.shared.array(0, int32)
+    t, i = cuda.threadIdx.x, cuda.grid(1)
+    if t < table.size:
+        shared[t] = table[t]
+    cuda.syncthreads()
+    out[i] = shared[indices[i]] + shared[indices[i] & 15]
+
+
+def add_up(table, indices, out):
+    """In a loop, as a row that is looked at once for each iteration."""
+    for i in range(cuda.grid(1), indices.size, cuda.gridsize(1)):
+        out[i] = cuda.atomic.add(table, indices[i], 0) + table[indices[i] & 15]
+
+
+LOOK_UPS = {look_up: 0, add_up: 0, look_up_shared: 4}
+"""Kernels that look up a table with bytes, and the bytes of dynamic shared memory they need for each of its entries."""
+
+
+@pytest.mark.parametrize("last", [255, 254, 100, 15])
+@pytest.mark.parametrize("kernel", LOOK_UPS)
+def test_tables_that_a_byte_looks_up_are_checked_to_the_entry(gpu, kernel, last):
+    """Also those that are shorter than what bytes reach."""
+    values = np.random.default_rng(last).integers(0, last, 1024).astype(np.uint8)
+    values[999] = last
+    entries = np.arange(last + 1, dtype=np.int32) * 3 + 1
+    table, indices, out = map(gpu.array, (entries, values, np.zeros(1024, np.int32)))
+    shared = LOOK_UPS[kernel] * (last + 1)
+    gpu.launch(kernel, 4, 256, table, indices, out, shared=shared)
+    np.testing.assert_array_equal(out.host(), entries[values] + entries[values & 15])
+    shorter = gpu.array(entries[:-1])
+    error = fault(gpu, kernel, 4, 256, shorter, indices, out, shared=max(shared - 4, 0))
+    assert (error.details["block"], error.details["thread"]) == ("(3, 0, 0)", f"({999 - 3 * 256}, 0, 0)")
+    if not shared:
+        assert error.details["address"] == shorter.address + 4 * last
+
+
+def test_a_table_that_is_not_aligned(gpu):
+    body = """cvt.u64.u32 %rd5, %r0; add.u64 %rd2, %rd1, %rd5; ld.global.u8 %r1, [%rd2]; mul.wide.u32 %rd3, %r1, 4;
+    add.u64 %rd4, %rd3, %rd0; {}; atom.global.add.u32 %r2, [%rd4{}], 1;"""
+    for move, offset in (
+        ("add.u64 %rd4, %rd4, 2", ""),
+        ("", "+2"),
+        ("sub.u64 %rd4, %rd4, %rd3; mad.wide.u32 %rd4, %r1, 2, %rd4", ""),
+    ):
+        gpu = Gpu()
+        try:
+            with pytest.raises(KernelFaultError) as caught:
+                run(
+                    gpu,
+                    kernel(body.format(move, offset), 2),
+                    np.zeros(512, np.int32),
+                    np.full(64, 5, np.uint8),
+                    block=64,
+                )
+            assert caught.value.cuda_name == "CUDA_ERROR_MISALIGNED_ADDRESS"
+            assert caught.value.details["thread"] == "(0, 0, 0)"
+        finally:
+            gpu.device.close()
