@@ -10,8 +10,10 @@ from bitfusion.errors import (
     CapacityError,
     ConfigError,
     ConnectError,
+    DeadlineError,
     DeviceError,
     KernelError,
+    LeaseError,
     ProtocolError,
     QuotaError,
     ResolveError,
@@ -38,7 +40,9 @@ class ExitCode(IntEnum):
     QUOTA = 15
     CAPACITY = 16
     VERSION = 17
+    LEASE = 18
     SESSION = 30
+    TIMEOUT = 40
     DEVICE = 50
     KERNEL = 60
     NOT_EXECUTABLE = 126
@@ -56,9 +60,11 @@ CODES: tuple[tuple[type[BitfusionError], ExitCode], ...] = (
     (QuotaError, ExitCode.QUOTA),
     (CapacityError, ExitCode.CAPACITY),
     (VersionMismatchError, ExitCode.VERSION),
+    (LeaseError, ExitCode.LEASE),
     (ConnectError, ExitCode.CONNECT),
     (SessionError, ExitCode.SESSION),
     (ProtocolError, ExitCode.SESSION),
+    (DeadlineError, ExitCode.TIMEOUT),
     (DeviceError, ExitCode.DEVICE),
     (KernelError, ExitCode.KERNEL),
 )

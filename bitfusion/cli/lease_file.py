@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bitfusion.errors import ConfigError
+from bitfusion.errors import ConfigError, LeaseError
 from bitfusion.transport.address import parse_target
 
 PREFIX = "bitfusion"
@@ -28,7 +28,7 @@ SIZE_MAX = 1 << 20
 ASK = "ask for a new lease with `bitfusion request_gpus`"
 
 
-class LeaseFileError(ConfigError):
+class LeaseFileError(LeaseError):
     """A lease file that is not there, not its reader's own, damaged, or of a lease that has ended."""
 
 
@@ -151,9 +151,16 @@ def _parse(path: Path, data: bytes) -> SavedLease:
         case {"version": int(), "server": str(server), "id": str(id_), "key": str(key), "gpus": list(gpus)} if (
             id_ and key
         ):
-            return SavedLease(str(parse_target(server)), id_, key, tuple(_gpu(path, gpu) for gpu in gpus))
+            return SavedLease(_server(path, server), id_, key, tuple(_gpu(path, gpu) for gpu in gpus))
         case _:
             raise _damaged(path)
+
+
+def _server(path: Path, text: str) -> str:
+    try:
+        return str(parse_target(text))
+    except ConfigError:
+        raise _damaged(path) from None
 
 
 def _gpu(path: Path, value: object) -> Gpu:

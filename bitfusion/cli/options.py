@@ -111,25 +111,26 @@ def server_list(text: str) -> list[str]:
 
 def gpu_count(text: str) -> int:
     """1 to GPU_COUNT_MAX."""
-    return _whole(text, "a number of GPUs", 1, GPU_COUNT_MAX)
+    return whole(text, "a number of GPUs", 1, GPU_COUNT_MAX)
 
 
 def weight(text: str) -> int:
     """1 to WEIGHT_MAX."""
-    return _whole(text, "a weight", 1, WEIGHT_MAX)
+    return whole(text, "a weight", 1, WEIGHT_MAX)
 
 
 def percent(text: str) -> int:
     """1 to 100, with or without the sign."""
-    return _whole(text.removesuffix("%"), "a share of a GPU's time in per cent", 1, 100)
+    return whole(text.removesuffix("%"), "a share of a GPU's time in per cent", 1, 100)
 
 
 def priority(text: str) -> int:
     """-PRIORITY_MAX to PRIORITY_MAX."""
-    return _whole(text, "a priority", -PRIORITY_MAX, PRIORITY_MAX)
+    return whole(text, "a priority", -PRIORITY_MAX, PRIORITY_MAX)
 
 
-def _whole(text: str, what: str, low: int, high: int) -> int:
+def whole(text: str, what: str, low: int, high: int) -> int:
+    """An integer in its bounds."""
     if not re.fullmatch(r"[+-]?[0-9]{1,9}", text) or not low <= int(text) <= high:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not {what}: write a whole number, {low} to {high}")
     return int(text)

@@ -8,10 +8,13 @@ A signal that a process sends to the whole group is passed on as well, and so co
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from bitfusion.cli.exit_codes import ExitCode
 
@@ -41,17 +44,26 @@ LOOK_INTERVAL_S = 2.0
 """Only for a process in which a thread of somebody else's has taken the SIGCHLD; otherwise nothing waits for this."""
 
 
-def run(command: list[str], environment: Mapping[str, str]) -> int:
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A socket that is looked at while the program runs: ``look`` is called when something may have come; it must not wait."""
+
+    descriptor: int
+    look: Callable[[], None]
+
+
+def run(command: list[str], environment: Mapping[str, str], watched: Watched | None = None) -> int:
     """Run ``command`` to its end; its exit code, 128 + N if signal N ended it, NOT_FOUND or NOT_EXECUTABLE."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take the exit code with it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON | {signal.SIGCHLD})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON | {signal.SIGCHLD, signal.SIGIO})
     try:
         try:
             pid = _start(command, environment, before)
         except OSError as error:
             print(f"bitfusion: {command[0]}: {_meant(command[0]) or error.strerror}", file=sys.stderr)
             return ExitCode.NOT_FOUND if isinstance(error, FileNotFoundError) else ExitCode.NOT_EXECUTABLE
-        return _attend(pid)
+        with _told_by_signal(watched):
+            return _attend(pid, watched)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -72,11 +84,31 @@ def _start(command: list[str], environment: Mapping[str, str], mask: set[int | s
     )
 
 
-def _attend(pid: int) -> int:
+@contextmanager
+def _told_by_signal(watched: Watched | None) -> Iterator[None]:
+    """SIGIO comes when the socket has news (fcntl(2), O_ASYNC), so that one wait is enough for it and for the program."""
+    if watched is None:
+        yield
+        return
+    flags = fcntl.fcntl(watched.descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(watched.descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(watched.descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)
+    try:
+        watched.look()  # what came before
+        yield
+    finally:
+        fcntl.fcntl(watched.descriptor, fcntl.F_SETFL, flags)
+        signal.sigtimedwait({signal.SIGIO}, 0)  # one that is still pending would end us once it is not blocked
+
+
+def _attend(pid: int, watched: Watched | None) -> int:
     """Pass signals on until the program has ended."""
     while True:
-        info = signal.sigtimedwait(PASSED_ON | {signal.SIGCHLD}, LOOK_INTERVAL_S)
-        if info is None or info.si_signo == signal.SIGCHLD:
+        info = signal.sigtimedwait(PASSED_ON | {signal.SIGCHLD, signal.SIGIO}, LOOK_INTERVAL_S)
+        if info is not None and info.si_signo == signal.SIGIO:
+            if watched is not None:
+                watched.look()
+        elif info is None or info.si_signo == signal.SIGCHLD:
             code = _look(pid)
             if code is not None:
                 return code
