@@ -48,6 +48,7 @@ class ExitCode(IntEnum):
     NOT_EXECUTABLE = 126
     NOT_FOUND = 127
     INTERRUPTED = 130
+    UNREAD = 141
 
 
 CODES: tuple[tuple[type[BitfusionError], ExitCode], ...] = (
