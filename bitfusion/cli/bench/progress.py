@@ -1,4 +1,4 @@
-"""How far the bench is: bars on a terminal where rich is installed, otherwise a line per stage; on standard error."""
+"""How far the bench is: bars on a terminal, otherwise a line per stage; on standard error."""
 
 from __future__ import annotations
 
@@ -43,10 +43,8 @@ def _nothing() -> None:
     """Nobody looks."""
 
 
-def _bars() -> Bars | None:
-    try:
-        from rich.console import Console
-        from rich.progress import Progress as Bars
-    except ImportError:
-        return None
+def _bars() -> Bars:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
     return Bars(console=Console(stderr=True), transient=True)

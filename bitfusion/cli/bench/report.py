@@ -28,7 +28,9 @@ class Row(NamedTuple):
 
 def show(figures: Figures) -> None:
     """Print the table and what it was measured on."""
-    if not (sys.stdout.isatty() and _show_rich(figures)):
+    if sys.stdout.isatty():
+        _show_rich(figures)
+    else:
         table = list(rows(figures))
         widths = [max(map(len, column)) for column in zip(HEADINGS, *table, strict=True)]
         for row in (HEADINGS, *table):
@@ -130,14 +132,11 @@ def _wrapped(text: str) -> str:
     )
 
 
-def _show_rich(figures: Figures) -> bool:
-    """Whether rich was there to do it."""
-    try:
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        return False
+def _show_rich(figures: Figures) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console()
     padding = (0, 1 if console.width >= WIDE_COUNT else 0)
     table = Table(box=box.ROUNDED, header_style="bold", border_style="dim", padding=padding)
@@ -148,4 +147,3 @@ def _show_rich(figures: Figures) -> bool:
             table.add_row(*row)
         table.add_section()
     console.print(table)
-    return True
