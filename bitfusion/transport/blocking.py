@@ -141,6 +141,24 @@ class BlockingTransport:
         self.session.end(SessionClosedError("the session belongs to the parent process; connect again in the child"))
         self._sock.close()
 
+    # looking, for those that wait for something else
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    def look(self) -> BitfusionError | None:
+        """Receive what has come, without waiting; what ended the session, if it has ended."""
+        with self._lock:
+            try:
+                if self._interrupted:
+                    self._resume()
+                while self.session.error is None and self._take(socket.MSG_DONTWAIT):
+                    pass
+            except OSError as error:
+                self._lose(error)
+        return self.session.error
+
     # operations
 
     def run(self, operation: Operation[T], deadline_s: float | None = None) -> T:
