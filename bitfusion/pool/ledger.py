@@ -28,6 +28,9 @@ ROW_COUNT: Final = 1024
 
 WEIGHT_DEFAULT: Final = 100
 
+REFUSED: Final = -1
+"""In ``wants``: the daemon has seen that nobody will make room."""
+
 HEADER = np.dtype(
     [
         ("holder", "<i8"),  # the session whose turn it is, 0 for none
@@ -37,7 +40,9 @@ HEADER = np.dtype(
         ("waiting", "<i8"),  # sessions that wait for a turn
         ("news", "<u4"),  # futex: changes whenever a waiter should look again
         ("pad", "<u4"),
-        ("rest", "<i8", 10),
+        ("capacity", "<i8"),  # bytes that may be mapped at a time; 0: as much as is leased
+        ("mapped", "<i8"),  # bytes, of all sessions
+        ("rest", "<i8", 8),
     ]
 )
 LEASE = np.dtype(
@@ -58,14 +63,18 @@ SESSION = np.dtype(
     [
         ("lease", "<i8"),  # its lease's row from 1 on; 0: the row is free
         ("pid", "<i8"),
-        ("used", "<i8"),  # bytes, mapped
+        ("used", "<i8"),  # bytes, mapped or saved
         ("idle", "<i8"),  # of those, bytes in no live allocation
+        ("saved", "<i8"),  # of those, bytes on the host
+        ("wants", "<i8"),  # bytes it waits for until others are moved to the host
+        ("wants_since", "<i8"),  # CLOCK_MONOTONIC
+        ("mapped_since", "<i8"),  # CLOCK_MONOTONIC: when it last got memory
         ("device_ns", "<i8"),
         ("last_ns", "<i8"),  # CLOCK_MONOTONIC: when it last did something
         ("launches", "<i8"),
         ("waits_since", "<i8"),  # CLOCK_MONOTONIC: it waits for a turn; 0: it does not
         ("busy_since", "<i8"),  # CLOCK_MONOTONIC: when its turn began; 0: it has none
-        ("rest", "<i8", 7),
+        ("rest", "<i8", 3),
     ]
 )
 """Rows have 128 bytes, two cache lines: neighbours' counters must not slow each other down."""
@@ -88,11 +97,13 @@ class Ledger:
         self.news = Futex(self._memory, NEWS_OFFSET)
 
     @classmethod
-    def create(cls) -> Ledger:
-        """An empty one. OSError where the machine has no descriptors or memory left."""
+    def create(cls, capacity: int = 0) -> Ledger:
+        """An empty one, of a GPU on which ``capacity`` bytes may be mapped at a time (0: all that is leased). OSError."""
         descriptor = os.memfd_create("bitfusion-ledger", os.MFD_CLOEXEC)
         os.truncate(descriptor, SIZE)
-        return cls(descriptor)
+        ledger = cls(descriptor)
+        ledger.header["capacity"] = capacity
+        return ledger
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -121,7 +132,8 @@ class Ledger:
         """The row of a new session of a lease. CapacityError if there are too many."""
         with self.locked():
             row = _free(self.sessions["lease"], "sessions")
-            self.sessions[row] = (lease + 1, pid, 0, 0, 0, 0, 0, 0, 0, 0)
+            self.sessions[row] = np.zeros((), SESSION)
+            self.sessions["lease"][row], self.sessions["pid"][row] = lease + 1, pid
             self.header["open"] += 1
         return row
 
@@ -130,6 +142,7 @@ class Ledger:
         with self.locked():
             session = self.sessions[row]
             self.leases["used"][int(session["lease"]) - 1] -= session["used"]
+            self.header["mapped"] -= session["used"] - session["saved"]
             self.sessions[row] = np.zeros((), SESSION)
             self.header["open"] -= 1
             if self.header["holder"][0] == row + 1:

@@ -17,13 +17,14 @@ import socket
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import msgpack
 
 from bitfusion.errors import BitfusionError, ConnectError
-from bitfusion.worker.process import Assignment
+from bitfusion.worker.process import EVICT, Assignment
 from bitfusion.worker.zygote import MESSAGE_SIZE_MAX
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ WORKER_STOP_TIMEOUT_S = 8.0
 STATUS_TIMEOUT_S = 1.0
 """How long after a worker's end its exit status may take to arrive from the zygote."""
 
+WORDS_SIZE = 64
+"""Bytes read from a lifeline at a time: each is a word of its own, and all say the same."""
+
 SECRET = re.compile("TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|KEY", re.IGNORECASE)
 """In the name of a variable that workers never see: clients' kernels run there (docs/design/security.md)."""
 
@@ -48,11 +52,18 @@ class Worker:
     pid: int
     lifeline: socket.socket
     ended: asyncio.Future[int | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    asks_for_room: Callable[[], None] | None = None
+    """Called when its session waits for room on an oversubscribed GPU."""
 
     def dismiss(self) -> None:
         """Ask the worker to end, by the end of its lifeline; ours is closed once it has."""
         with contextlib.suppress(OSError):  # it is ending by itself
             self.lifeline.shutdown(socket.SHUT_RDWR)
+
+    def evict(self) -> None:
+        """Ask the worker to move its session's memory to the host."""
+        with contextlib.suppress(OSError):
+            self.lifeline.send(EVICT)
 
 
 class Workers:
@@ -236,7 +247,17 @@ class Workers:
             worker.ended.set_result(code)
 
     def _lifeline_readable(self, worker: Worker) -> None:
-        """A worker's end of its lifeline has closed: it is dead, or dying; its status comes from the zygote."""
+        """A worker asks for room; or its end has closed: it is dead, or dying, and its status comes from the zygote."""
+        try:
+            words = worker.lifeline.recv(WORDS_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            words = b""
+        if words:
+            if worker.asks_for_room is not None:
+                worker.asks_for_room()
+            return
         loop = asyncio.get_running_loop()
         loop.remove_reader(worker.lifeline)
         loop.call_later(STATUS_TIMEOUT_S, self._lost, worker)

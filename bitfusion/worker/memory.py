@@ -3,7 +3,7 @@
 The client chooses the addresses (docs/reference/wire.md section 5.1); this checks them and never believes them. A chunk is
 charged while a live allocation touches it. Chunks stay mapped when their last allocation goes, because memory used again costs
 no page faults, and are given back when the lease needs room elsewhere; at once where the lease has other sessions, which could not ask for
-them. Not the client's allocator, and no device memory itself.
+them. Not the client's allocator, and not what maps (``chunks.py``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from bitfusion import limits
 from bitfusion.device.base import Device
 from bitfusion.errors import DeviceMemoryError, InvalidAddressError
 from bitfusion.worker.account import Account, Sole
+from bitfusion.worker.chunks import Chunks
 
 CHUNK = limits.MEMORY_CHUNK_SIZE
 
@@ -29,10 +30,10 @@ class SessionMemory:
         self.base, self.size, self.limit = base, size, limit
         self._device = device
         self._account = account or Sole()
+        self._chunks = Chunks(device, base, self._account)
         self._starts: list[int] = []
         self._sizes: dict[int, int] = {}
         self._live: Counter[int] = Counter()  # chunk -> live allocations that touch it
-        self._mapped: set[int] = set()
         self._refused: set[int] = set()  # where the client believes it has an allocation that we refused
 
     @property
@@ -90,8 +91,8 @@ class SessionMemory:
                 del self._live[chunk]
                 emptied.append(chunk)
         if emptied:
-            if self._account.is_shared():
-                self._unmap(emptied)
+            if self.is_away or self._account.is_shared():
+                self._chunks.unmap(emptied)
             self._note_idle()
 
     def check(self, address: int, size: int) -> None:
@@ -121,42 +122,39 @@ class SessionMemory:
             raise InvalidAddressError(f"an allocation of {size} bytes at {address:#x} overlaps a live one")
 
     def _map(self, chunks: range) -> bool:
-        """Map those of ``chunks`` that are not, giving others that are idle back first where the lease has no room for both.
+        """Map those of ``chunks`` that are nowhere, giving others that are idle back first where the lease has no room for both.
 
         False where other sessions of the lease were faster.
         """
-        wanted = [chunk for chunk in chunks if chunk not in self._mapped]
-        excess = len(self._mapped) + len(wanted) - (self.limit - self._account.others_mapped()) // CHUNK
+        mapped, saved = self._chunks.mapped, self._chunks.saved
+        wanted = [chunk for chunk in chunks if chunk not in mapped and chunk not in saved]
+        room = (self.limit - self._account.others_mapped()) // CHUNK
+        excess = len(mapped) + len(saved) + len(wanted) - room
         if excess > 0:
-            idle = sorted(chunk for chunk in self._mapped if chunk not in self._live and chunk not in chunks)
-            self._unmap(idle[:excess])
-        for first, count in _runs(wanted):
-            if not self._account.take(count * CHUNK, self.limit):
-                return False
-            try:
-                self._device.map(self.base + first * CHUNK, count * CHUNK)
-            except BaseException:
-                self._account.give(count * CHUNK)
-                raise
-            self._mapped.update(range(first, first + count))
-        return True
-
-    def _unmap(self, chunks: list[int]) -> None:
-        for first, count in _runs(chunks):
-            self._device.unmap(self.base + first * CHUNK, count * CHUNK)
-            self._mapped.difference_update(range(first, first + count))
-            self._account.give(count * CHUNK)
+            idle = sorted(chunk for chunk in mapped if chunk not in self._live and chunk not in chunks)
+            self._chunks.unmap(idle[:excess])
+        return self._chunks.map(wanted, self.limit)
 
     def _note_idle(self) -> None:
-        self._account.note_idle((len(self._mapped) - len(self._live)) * CHUNK)
+        self._account.note_idle((len(self._chunks.mapped) + len(self._chunks.saved) - len(self._live)) * CHUNK)
 
+    # where more is leased than there is
 
-def _runs(chunks: list[int]) -> list[tuple[int, int]]:
-    """Ascending chunk numbers as (first, count) of consecutive ones."""
-    runs: list[tuple[int, int]] = []
-    for chunk in chunks:
-        if runs and runs[-1][0] + runs[-1][1] == chunk:
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((chunk, 1))
-    return runs
+    @property
+    def is_away(self) -> bool:
+        """Whether some of it is on the host: nothing may touch the device's memory before ``restore``."""
+        return bool(self._chunks.saved)
+
+    def evict(self) -> int:
+        """Move all to the host, for others; the bytes moved. DeviceError, OSError: what was not moved stays where it is."""
+        self._chunks.unmap([chunk for chunk in self._chunks.mapped if chunk not in self._live])
+        self._note_idle()
+        return self._chunks.save()
+
+    def abort(self) -> None:
+        """From any thread: wait for no room any more."""
+        self._account.abort()
+
+    def restore(self) -> None:
+        """Bring it back. DeviceMemoryError if there is no room in time: nothing is lost, and the next work tries again."""
+        self._chunks.restore()

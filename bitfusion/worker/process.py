@@ -8,6 +8,7 @@ ended by force; when the daemon goes, the worker goes with it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import select
@@ -51,6 +52,9 @@ STOP_TIMEOUT_S = 5.0
 OBJECTS, KERNELS = "objects", "kernels"
 """Under the cache directory: machine code of the virtual GPU, and PTX of kernels."""
 
+ROOM, EVICT = b"R", b"E"
+"""On the lifeline: a worker asks for room on an oversubscribed GPU; the daemon asks a worker to move its memory to the host."""
+
 EXIT_OK, EXIT_FAULT, EXIT_DEVICE, EXIT_STUCK = 0, 70, 71, 72
 
 
@@ -78,7 +82,7 @@ def work(assignment: Assignment, connection: socket.socket, lifeline: int, ledge
 async def _serve(assignment: Assignment, connection: socket.socket, lifeline: int, ledger: Ledger) -> int:
     session = ServerSession(Connection(Role.SERVER, state=State.GREETED))
     try:
-        device, memory = _open(assignment, ledger)
+        device, memory = _open(assignment, ledger, lifeline)
     except DeviceError as error:
         log.exception("! session %s: the device did not open", assignment.session_id)
         connection.setblocking(True)
@@ -107,14 +111,19 @@ def _fault(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     os._exit(EXIT_FAULT)
 
 
-def _open(assignment: Assignment, ledger: Ledger) -> tuple[Device, SessionMemory]:
+def _open(assignment: Assignment, ledger: Ledger, lifeline: int) -> tuple[Device, SessionMemory]:
     spec = DeviceSpec(**assignment.spec)  # type: ignore[arg-type]  # asdict of one
     rules = KernelRules(**assignment.rules)  # type: ignore[arg-type]  # asdict of one
     device = open_device(spec, cache_dir=_cache_dir(assignment, OBJECTS), rules=rules)
     limit = assignment.memory_limit // limits.MEMORY_CHUNK_SIZE * limits.MEMORY_CHUNK_SIZE
     size = max(limit * RANGE_FACTOR, limits.GIB)
-    account = LedgerAccount(ledger, assignment.row)
+    account = LedgerAccount(ledger, assignment.row, lambda: _say(lifeline, ROOM))
     return device, SessionMemory(device, device.reserve(size), size, limit, account)
+
+
+def _say(lifeline: int, word: bytes) -> None:
+    with contextlib.suppress(OSError):  # the daemon has gone, which the watch notices
+        os.write(lifeline, word)
 
 
 def _turn(assignment: Assignment, device: Device, ledger: Ledger) -> Turn | None:
@@ -168,17 +177,21 @@ class Watch:
     def _watch(self) -> None:
         poll = select.poll()
         poll.register(self._connection, select.POLLRDHUP)
-        poll.register(self._lifeline, 0)  # POLLHUP, which is always reported
+        poll.register(self._lifeline, select.POLLIN)
         poll.register(self._wake, 0)
-        ready = {descriptor for descriptor, _ in poll.poll()}
-        if self._stopped.is_set():
-            return
-        if self._lifeline in ready:
+        while True:
+            ready = dict(poll.poll())
+            if self._stopped.is_set():
+                return
+            if ready != {self._lifeline: select.POLLIN}:
+                break
+            if os.read(self._lifeline, 1) == EVICT:
+                self._loop.call_soon_threadsafe(self._service.evict)
+        if ready.get(self._lifeline, 0) & select.POLLHUP:
             log.info("the daemon has gone, so has this worker")
             os._exit(EXIT_OK)  # at once: a kernel that is aborted would still be answered, with the wrong reason
         self._device.abort()
-        if self._service.turn is not None:
-            self._service.turn.abort()
+        self._service.abort()
         # in the middle of an answer that nobody takes, the loop reads nothing and so does not learn of the end
         self._loop.call_soon_threadsafe(self._service.stream.abort)
         if not self._stopped.wait(STOP_TIMEOUT_S):

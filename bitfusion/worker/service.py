@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 
 from bitfusion.errors import BitfusionError, DeviceError, KernelError
 from bitfusion.session.server import Batch, Request, ServerSession
 from bitfusion.transport.stream import StreamProtocol
-from bitfusion.types import Buffer
+from bitfusion.types import Buffer, format_size
 from bitfusion.wire.connection import PayloadEnd
 from bitfusion.wire.operations import Field, Opcode
 from bitfusion.worker.executor import STREAM_WORK, Executor
@@ -21,6 +22,9 @@ from bitfusion.worker.stdout import Stdout
 from bitfusion.worker.turn import Turn
 
 log = logging.getLogger(__name__)
+
+HOST_CALLS = frozenset({Opcode.ECHO, Opcode.METRICS, Opcode.MEMORY_INFO, Opcode.KERNEL_COMPILE, Opcode.KERNEL_LOAD})
+"""Calls that do not touch the session's memory: they leave it where it is."""
 
 
 class Service:
@@ -35,6 +39,7 @@ class Service:
         self._stdout = stdout
         self._pieces: Iterator[tuple[memoryview, bool]] | None = None
         self._reading = 0  # the request that ``_pieces`` answers
+        self._evicting = False  # as soon as nothing is on its way
         self._write: tuple[int, int, int] | None = None  # stream, address, size of the payload being received
 
     @property
@@ -46,6 +51,17 @@ class Service:
         """The device has worked for this session, which is not idle."""
         if self.turn is not None:
             self.turn.touch()
+
+    def abort(self) -> None:
+        """From any thread: whatever this waits for in the middle of an operation, it waits no more."""
+        self._executor.memory.abort()
+        if self.turn is not None:
+            self.turn.abort()
+
+    def evict(self) -> None:
+        """Move the session's memory to the host, as soon as nothing is on its way from or to it."""
+        self._evicting = True
+        self._run()
 
     # Peer
 
@@ -71,6 +87,7 @@ class Service:
         try:
             while not self.stream.paused and self._step():
                 pass
+            self._evict_if_asked()
         except BitfusionError as error:
             self._break(error)
         except Exception:
@@ -108,6 +125,10 @@ class Service:
 
     def _post(self, batch: Batch) -> None:
         session, executor = self.session, self._executor
+        try:
+            self._restore()
+        except DeviceError as error:
+            session.failures.keep(error, "bringing the session's memory back to the GPU")
         for operation in batch.operations:
             try:
                 if session.failures.pending is None or not _is_stream_work(operation):
@@ -127,6 +148,8 @@ class Service:
             self._answer(self.session.fail(request.number, failure))
             return
         try:
+            if request.opcode not in HOST_CALLS:
+                self._restore()
             value = self._executor.call(request.opcode, request.stream, request.fields)
         except (DeviceError, KernelError) as error:
             self._call_failed(request.number, Opcode(request.opcode).name.lower(), error)
@@ -149,6 +172,27 @@ class Service:
             self._stdout.collect()
             printed += self._stdout.output.take()
         self.stream.send([*self.session.output(printed), *buffers] if printed else buffers)
+
+    # where more is leased than the GPU has
+
+    def _evict_if_asked(self) -> None:
+        if not self._evicting or self.stream.paused or self._pieces is not None or self._write is not None:
+            return
+        self._evicting = False
+        started = time.perf_counter()
+        try:
+            moved = self._executor.memory.evict()
+        except (DeviceError, OSError) as error:
+            log.warning("! the session's memory stays on the GPU: %s", error)
+        else:
+            log.info("%s moved to the host in %.3f s", format_size(moved), time.perf_counter() - started)
+
+    def _restore(self) -> None:
+        """Before anything touches the device's memory. DeviceMemoryError if there is no room for it."""
+        if self._executor.memory.is_away:
+            started = time.perf_counter()
+            self._executor.memory.restore()
+            log.info("the session's memory is back on the GPU after %.3f s", time.perf_counter() - started)
 
     # device to host
 
@@ -178,6 +222,7 @@ class Service:
         assert isinstance(address, int)
         if self.session.failures.pending is None:
             try:
+                self._restore()
                 buffer = self._executor.write_buffer(request.stream, address, request.payload_size)
             except DeviceError as error:
                 self.session.failures.keep(error, f"write({address:#x}, {request.payload_size} bytes)")
