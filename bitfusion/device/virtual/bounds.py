@@ -14,8 +14,8 @@ from bitfusion.device.virtual.restricted import swap
 ILLEGAL_ADDRESS: Final = FAULT["ILLEGAL_ADDRESS"]
 MISALIGNED_ADDRESS: Final = FAULT["MISALIGNED_ADDRESS"]
 
-RANGE_SIZE_MAX: Final = 1 << 16
-"""Bytes of one row's access that are looked up at once: 1024 threads of the widest vector are 16 KiB."""
+RANGE_SIZE_MAX: Final = 1 << 19
+"""Bytes that are looked up at once, for a row of threads or for several rows: of half a MiB the table holds 4 KiB."""
 
 
 def fail(launch: Launch, code: int, address: int) -> None:

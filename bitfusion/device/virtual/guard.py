@@ -57,7 +57,7 @@ class _Test:
 
 
 @dataclass(frozen=True, slots=True)
-class _RowAccess:
+class RowAccess:
     """An access at ``slice`` and ``offset``, or anywhere from there on within ``spread``."""
 
     instruction: Instruction
@@ -68,12 +68,16 @@ class _RowAccess:
     spread: Bound | None = None
 
 
+Group = tuple[Slice, str, Bound | None]
+"""Accesses that start from one address: that address, the state space, and how far they may go from there."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowGuard:
     """What can be decided for a row."""
 
     tests: tuple[_Test, ...] = ()
-    accesses: tuple[_RowAccess, ...] = ()
+    accesses: tuple[RowAccess, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.tests or self.accesses)
@@ -87,7 +91,7 @@ def find_guard(region: RowEmitter, plan: Plan, names: list[str], start: str) -> 
     instructions = [instruction for name in names for instruction in plan.graph[name].instructions]
     if len(instructions) > REGION_SIZE_MAX:
         return RowGuard()
-    accesses: list[_RowAccess] = []
+    accesses: list[RowAccess] = []
     spaces = _row_spaces(region)
     if spaces:
         slicer = Slicer(plan, names, start, {**dict.fromkeys(region.shared_values, 0), **region.even})
@@ -128,7 +132,7 @@ def _test(plan: Plan, coefficients: RowCoefficients, i: Instruction) -> _Test | 
 
 def _row_access(
     region: RowEmitter, slicer: Slicer, gatherer: Gatherer, spaces: tuple[str, ...], i: Instruction, place: Place
-) -> list[_RowAccess]:
+) -> list[RowAccess]:
     """The access of an instruction, if its address grows evenly along the row, or is checked and cannot go far."""
     space = state_space(i)
     if i.opcode not in ("ld", "st", "atom", "red") or space not in spaces or len(i.operands) < 2:
@@ -139,24 +143,24 @@ def _row_access(
     register, size = address.base.name, i.type.size * i.vector_size
     even = slicer.find(register, *place)
     if even is not None:
-        return [_RowAccess(i, space, address.offset, size, even)]
+        return [RowAccess(i, space, address.offset, size, even)]
     if space != "shared" and not region.options.bounds_check:
         return []
     bits = 32 if space == "shared" and region.registers.storage(register) == "i32" else 64
     found = gatherer.find(register, place, bits)
-    return [] if found is None else [_RowAccess(i, space, address.offset, size, *found)]
+    return [] if found is None else [RowAccess(i, space, address.offset, size, *found)]
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """What is known of a row where ``holds`` is set: tested predicates, and where the accesses of its first thread go."""
+    """What is known of a row where ``holds`` is set: tested predicates, where the accesses of its first thread start from, and for
+    gathers whether all that they might touch is valid.
+    """
 
     holds: Value
     predicates: dict[str, Value]
-    addresses: dict[Instruction, tuple[Value, int]]
-    """Address in the first thread, and by how much it grows from thread to thread."""
-    gathers: dict[Instruction, Value]
-    """Whether all that an access might touch is valid."""
+    starts: dict[Group, Value]
+    gathers: dict[Group, Value]
 
 
 def emit_guard(e: RowEmitter, plan: Plan, guard: RowGuard, first: Value, end: Value) -> Decided:
@@ -168,20 +172,19 @@ def emit_guard(e: RowEmitter, plan: Plan, guard: RowGuard, first: Value, end: Va
     for test in guard.tests:
         same, decided.predicates[test.predicate] = _same_outcome(e, plan, test, first, last, span)
         holds = e.op("and", holds, same)
-    for (slice_, space, spread), accesses in _grouped(guard.accesses).items():
-        inside, address = _inside(e, slice_, space, accesses, first, last, span)
-        if spread is not None:
-            decided.gathers.update((access.instruction, inside) for access in accesses)
+    for group, accesses in grouped(guard.accesses).items():
+        inside, address = _inside(e, group[0], group[1], accesses, first, last, span)
+        if group[2] is not None:
+            decided.gathers[group] = inside
             continue
         holds = e.op("and", holds, inside)
-        for access in accesses:
-            decided.addresses[access.instruction] = e.op("add", address, access.offset), slice_.coefficient
+        decided.starts[group] = address
     return replace(decided, holds=holds)
 
 
-def _grouped(accesses: Iterable[_RowAccess]) -> dict[tuple[Slice, str, Bound | None], list[_RowAccess]]:
+def grouped(accesses: Iterable[RowAccess]) -> dict[Group, list[RowAccess]]:
     """Accesses by the address they start from, the state space, and how far they may go from there."""
-    groups: dict[tuple[Slice, str, Bound | None], list[_RowAccess]] = {}
+    groups: dict[Group, list[RowAccess]] = {}
     for access in accesses:
         groups.setdefault((access.slice, access.space, access.spread), []).append(access)
     return groups
@@ -224,7 +227,7 @@ def _same(e: Emitter, holds: Value, first: list[Value], last: list[Value]) -> Va
 
 
 def _inside(
-    e: RowEmitter, slice_: Slice, space: str, accesses: list[_RowAccess], first: Value, last: Value, span: Value
+    e: RowEmitter, slice_: Slice, space: str, accesses: list[RowAccess], first: Value, last: Value, span: Value
 ) -> tuple[Value, Value]:
     """(whether the address grows evenly, all bytes from the lowest to the highest access of the row are valid, and every
     access is aligned; the address in the first thread).
@@ -237,17 +240,22 @@ def _inside(
     start = e.op("add", low, min(access.offset for access in accesses))
     spread = accesses[0].spread or Bound(0, 0)
     end = e.op("add", high, max(access.offset + access.size for access in accesses) + spread.high)
-    holds = e.op("and", holds, _valid(e, space, start, end))
+    holds = e.op("and", holds, is_valid(e, space, start, end))
+    return e.op("and", holds, is_aligned(e, accesses, low)), first_address
+
+
+def is_aligned(e: Emitter, accesses: list[RowAccess], bits: Value) -> Value:
+    """Whether the accesses of a group are aligned; ``bits``: those of the address they start from, and by how much it grows from row
+    to row.
+    """
     size = max(access.size for access in accesses)
-    if spread.step % size or any(access.offset % access.size for access in accesses):
-        return FALSE, first_address
-    if size > 1:
-        unaligned = e.op("and", e.op("or", low, abs(slice_.coefficient)), size - 1)
-        holds = e.op("and", holds, e.icmp("eq", unaligned, 0))
-    return holds, first_address
+    slice_, spread = accesses[0].slice, accesses[0].spread or Bound(0, 0)
+    if (spread.step | slice_.coefficient) % size or any(access.offset % access.size for access in accesses):
+        return FALSE
+    return e.icmp("eq", e.op("and", bits, size - 1), 0) if size > 1 else TRUE
 
 
-def _valid(e: Emitter, space: str, start: Value, end: Value) -> Value:
+def is_valid(e: Emitter, space: str, start: Value, end: Value) -> Value:
     """Whether the bytes [start, end) may be touched."""
     if space == "shared":
         return e.op("and", e.icmp("ult", start, end), e.icmp("ule", end, SHARED_SIZE))

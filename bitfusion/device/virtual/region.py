@@ -3,8 +3,10 @@ layout).
 
 ::
 
-    for z, for y:                       rows
-        guard                           what can be decided for the row (kernels without suspension points)
+    for z:
+        plane guard                     what can be decided for all rows of a plane
+        for y:                          rows
+            guard                       what can be decided for the row, if it was not for the plane
         for x:                          threads, vectorised by LLVM
             load saved registers, take the result of the suspension point
             the blocks of the graph
@@ -14,22 +16,29 @@ layout).
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from bitfusion.device.virtual import emit_warp
-from bitfusion.device.virtual.address import state_space
 from bitfusion.device.virtual.body import Body
-from bitfusion.device.virtual.builder import Value, constant
+from bitfusion.device.virtual.builder import TRUE, Value, constant
 from bitfusion.device.virtual.device_function import INDEX
 from bitfusion.device.virtual.effects import STACK_FRAME, writes
 from bitfusion.device.virtual.emitter import BLOCK_POINTER, FRAME, LOCAL, SHARED, Thread, Unit
 from bitfusion.device.virtual.flow import ENTRY, Block, is_lockstep
-from bitfusion.device.virtual.guard import RowEmitter, RowGuard, emit_guard, find_guard
+from bitfusion.device.virtual.guard import Decided, RowEmitter, RowGuard, emit_guard, find_guard, grouped
 from bitfusion.device.virtual.instructions import emit_unpredicated
 from bitfusion.device.virtual.layout import BLOCK, THREADS_MAX
 from bitfusion.device.virtual.local_memory import NATIVE_SIZE
 from bitfusion.device.virtual.metadata import ALIAS, FUNCTION_ATTRIBUTES
 from bitfusion.device.virtual.plan import Plan, Point, reachable
+from bitfusion.device.virtual.plane import Plane
+from bitfusion.device.virtual.plane_guard import (
+    PlaneDecided,
+    PlaneGuard,
+    emit_plane_guard,
+    find_plane_guard,
+    nothing_known,
+)
 from bitfusion.device.virtual.syntax import Declaration, Instruction
 
 _BOUND = f"i32 range(i32 1, {THREADS_MAX + 1})"
@@ -37,6 +46,11 @@ _ENDED = -1
 
 ROW_SIZE_MIN = 16
 """Threads: shorter rows run loops thread by thread, as there is less to gain side by side than each iteration costs."""
+
+ROWS_MIN = 4
+"""Fewer are looked at one by one: a plane is looked at in five threads, a row in two."""
+
+_Key = TypeVar("_Key")
 
 _X_FIRST, _X_END = Value("i32", "%x0"), Value("i32", "%x1")
 _FIRST_LINEAR = Value("i32", "%t0")
@@ -84,9 +98,10 @@ class Region(RowEmitter):
         ):
             self._begin_stack()
         self._load_uniform()
-        self._begin_rows()
+        guard = find_guard(self, self.plan, self.blocks, self.start) if self.options.guards else RowGuard()
+        plane = self._begin_rows(guard)
         has_locals = any(variable.space == "local" for variable in self.function.variables.values())
-        self._threads(parallel=self.options.parallel and not has_locals)
+        self._threads(guard, plane, parallel=self.options.parallel and not has_locals)
         self._end_rows()
         self.unit.definitions.append(
             "\n".join([self._head(), *self.registers.allocas(), *self.allocas, *self.lines, "}"])
@@ -108,17 +123,35 @@ class Region(RowEmitter):
         self.store(self.op("sub", self.address(frame), NATIVE_SIZE), self.offset(BLOCK_POINTER, BLOCK["NATIVE_END"]))
 
     # rows
-    def _begin_rows(self) -> None:
+    def _begin_rows(self, guard: RowGuard) -> PlaneDecided | None:
+        """The heads of the loops over planes and rows, and what is decided for a whole plane."""
         self.jump("planes")
         self.label("planes")
         z = self.define("tz", "i32", "phi i32 [%z0, %top], [%tz.next, %planes.next]")
+        found = None if self.loop or self.even else find_plane_guard(self, self.plan, guard)
+        decided = self._decide_plane(guard, found) if found else None
+        before = self.here
         self.jump("row")
         self.label("row")
-        y = self.define("ty", "i32", "phi i32 [%y0, %planes], [%ty.next, %row.next]")
+        y = self.define("ty", "i32", f"phi i32 [%y0, %{before}], [%ty.next, %row.next]")
         plane = self.op("mul nuw nsw", self.op("sub nuw nsw", z, Value("i32", "%z0")), Value("i32", "%ntid_y"))
         row = self.op("add nuw nsw", plane, self.op("sub nuw nsw", y, Value("i32", "%y0")))
         threads = self.op("mul nuw nsw", row, Value("i32", "%ntid_x"))
         self.define("row_linear", "i32", f"add nuw nsw {_FIRST_LINEAR}, {threads.name}")
+        return decided
+
+    def _decide_plane(self, guard: RowGuard, found: PlaneGuard) -> PlaneDecided:
+        """Only where there are several rows: a thread may be resumed by itself."""
+        first_y, end_y = Value("i32", "%y0"), Value("i32", "%y1")
+        self.branch(self.icmp("ult", self.op("sub", end_y, first_y), ROWS_MIN), "planes.decided", "planes.decide")
+        self.label("planes.decide")
+        plane = Plane(_X_FIRST, self.op("sub", _X_END, 1), first_y, self.op("sub", end_y, 1))
+        decided = emit_plane_guard(self, guard, found, plane)
+        before = self.here
+        self.jump("planes.decided")
+        self.label("planes.decided")
+        pairs = zip(decided.values(), nothing_known(decided), strict=True)
+        return decided.replaced([self.phi((value, before), (nothing, "planes")) for value, nothing in pairs])
 
     def _end_rows(self) -> None:
         for axis, label, again, after in (
@@ -131,14 +164,16 @@ class Region(RowEmitter):
         self.label("end")
         self.emit("ret void")
 
-    def _threads(self, parallel: bool) -> None:
+    def _threads(self, guard: RowGuard, plane: PlaneDecided | None, parallel: bool) -> None:
         """The loop over a row, and in front of it a copy for rows in which the guard holds."""
-        guard = find_guard(self, self.plan, self.blocks, self.start) if self.options.guards else RowGuard()
         if not guard and not self.loop:
             before = self.here
             self.jump("threads")
             self._thread_loop("", before, parallel)
             return
+        if plane is not None:
+            self.branch(plane.holds, "known", "undecided")
+            self.label("undecided")
         if self.plan.points:  # a thread that is resumed alone is no row
             short = self.icmp("ult", self.op("sub", _X_END, _X_FIRST), ROW_SIZE_MIN if self.loop else 2)
             self.branch(short, "unguarded", "guard")
@@ -146,18 +181,53 @@ class Region(RowEmitter):
         self.row_values = {name: self._load_saved(name, self.zext(_ROW_LINEAR, "i64")) for name in self.even}
         decided = emit_guard(self, self.plan, guard, _X_FIRST, _X_END)
         holds = self.op("and", decided.holds, self._rows_even()) if self.even else decided.holds
-        before = self.here
-        self.branch(holds, "threads.fast", "unguarded")
-        self.row_predicates, self.row_gathers = decided.predicates, decided.gathers
-        self.row_pointers = {
-            access: partial(self._row_pointer, state_space(access), *place)
-            for access, place in decided.addresses.items()
-        }
+        if plane is None:
+            self._use(guard, decided)
+            before = self.here
+            self.branch(holds, "threads.fast", "unguarded")
+        else:
+            before = self.here
+            self.branch(holds, "decided", "unguarded")
+            self._use(guard, self._known(plane, decided, before))
+            before = self.here
+            self.jump("threads.fast")
         self._thread_loop(".fast", before, parallel)
         self.row_pointers, self.row_gathers, self.row_predicates, self.row_values = {}, {}, {}, {}
         self.label("unguarded")
         self.jump("threads")
         self._thread_loop("", "unguarded", parallel, self.loop)
+
+    def _known(self, plane: PlaneDecided, row: Decided, before: str) -> Decided:
+        """What is known of a row, be it from its plane or, behind the block ``before``, by itself."""
+        self.label("known")
+        distance = self.zext(self.op("sub nuw nsw", Value("i32", "%ty"), Value("i32", "%y0")), "i64")
+        starts = {
+            group: self.op("add", start, self.op("mul", distance, pitch))
+            for group, (start, pitch) in plane.starts.items()
+        }
+        self.jump("decided")
+        self.label("decided")
+
+        def either(known: dict[_Key, Value], found: dict[_Key, Value]) -> dict[_Key, Value]:
+            return {key: self.phi((value, "known"), (found[key], before)) for key, value in known.items()}
+
+        return Decided(
+            TRUE,
+            either(plane.predicates, row.predicates),
+            either(starts, row.starts),
+            either(plane.gathers, row.gathers),
+        )
+
+    def _use(self, guard: RowGuard, decided: Decided) -> None:
+        """Have the next loop over threads rest on what is known of the row."""
+        self.row_predicates = decided.predicates
+        for group, accesses in grouped(guard.accesses).items():
+            for access in accesses:
+                if group in decided.gathers:
+                    self.row_gathers[access.instruction] = decided.gathers[group]
+                    continue
+                place = self.op("add", decided.starts[group], access.offset), access.slice.coefficient
+                self.row_pointers[access.instruction] = partial(self._row_pointer, access.space, *place)
 
     def _rows_even(self) -> Value:
         """Whether the saved registers grow along the row as was guessed: a loop that compares them all."""
