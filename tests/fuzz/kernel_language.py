@@ -1,7 +1,7 @@
 """Random kernels as trees: what a thread computes on 32-bit integers, with loops, branches, barriers and memory.
 
-There is always one right result. Threads meet only where all that live come (``uniform``), so no kernel can deadlock; each writes
-cells of its own, or adds to counters, so nothing depends on an order.
+There is always one right result. Threads meet only where all that live come (``uniform``), lanes where all of their warp come
+(``warps``), so no kernel can deadlock; each writes cells of its own, or adds to counters, so nothing depends on an order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SLOTS = 4
 COUNTERS = 16
 LOCAL_CELLS = 8
 
-INDICES = ("tid.x", "tid.y", "ctaid.x", "ntid.x", "linear", "lane")
+INDICES = ("tid.x", "tid.y", "ctaid.x", "ntid.x", "linear", "lane", "warp")
 VARIABLES = tuple(f"v{index}" for index in range(SLOTS))
 COUNTS = tuple(f"i{index}" for index in range(SLOTS))
 
@@ -178,8 +178,78 @@ class Shift:
     variable: str
 
 
+@dataclass(frozen=True)
+class Shuffle:
+    """All lanes of a warp: the variable of another one, and 1 more if that is in the lane's segment. ``operand`` and ``control``
+    are shfl's b and c, ``posted`` says that the mask is no constant.
+
+    Only ``up`` where the last warp has fewer lanes: another source may not exist.
+    """
+
+    variable: str
+    mode: str
+    operand: Expression
+    control: Expression
+    posted: bool
+
+
+@dataclass(frozen=True)
+class Gather:
+    """All lanes of a warp: what the ``operation`` (a key of GATHERED) makes of their variables."""
+
+    variable: str
+    operation: str
+    posted: bool
+
+
+def shuffled(mode: str, lane: int, operand: int, control: int) -> tuple[int, bool]:
+    """(the lane whose value ``lane`` gets, whether that is the one asked for): PTX ISA, 9.7.9.6."""
+    distance, clamp, segment = operand & 31, control & 31, control >> 8 & 31
+    first = lane & segment
+    bound = first | clamp & ~segment
+    wanted = {"up": lane - distance, "down": lane + distance, "bfly": lane ^ distance}
+    source = wanted.get(mode, first | distance & ~segment)
+    inside = source >= bound if mode == "up" else source <= bound
+    return source if inside else lane, inside
+
+
+_VOTE = "and.b32 {t}, {v}, 1; setp.ne.u32 {p}, {t}, 0; vote.sync."
+GATHERED: dict[str, tuple[str, Callable[[int, list[int]], int]]] = {
+    "ballot": (
+        _VOTE + "ballot.b32 {v}, {p}, {m};",
+        lambda _, lanes: sum((value & 1) << lane for lane, value in enumerate(lanes)),
+    ),
+    "any": (_VOTE + "any.pred {q}, {p}, {m}; selp.b32 {v}, 1, 0, {q};", lambda _, lanes: any(v & 1 for v in lanes)),
+    "all": (_VOTE + "all.pred {q}, {p}, {m}; selp.b32 {v}, 1, 0, {q};", lambda _, lanes: all(v & 1 for v in lanes)),
+    "match": (
+        "match.any.sync.b32 {v}, {v}, {m};",
+        lambda own, lanes: sum((value == own) << lane for lane, value in enumerate(lanes)),
+    ),
+    "sum": ("redux.sync.add.s32 {v}, {v}, {m};", lambda _, lanes: sum(lanes)),
+    "least": ("redux.sync.min.s32 {v}, {v}, {m};", lambda _, lanes: min(map(signed, lanes))),
+    "most": ("redux.sync.max.u32 {v}, {v}, {m};", lambda _, lanes: max(lanes)),
+}
+"""Operation -> (PTX: {v} is the variable, {m} the mask, {t} a register, {p} and {q} predicates; its result from the lane's own value
+and those of all lanes).
+"""
+
 Statement: TypeAlias = (
-    Assign | Load | Store | Add | Count | Keep | Recall | If | Repeat | Stride | Break | Leave | Exchange | Shift
+    Assign
+    | Load
+    | Store
+    | Add
+    | Count
+    | Keep
+    | Recall
+    | If
+    | Repeat
+    | Stride
+    | Break
+    | Leave
+    | Exchange
+    | Shift
+    | Shuffle
+    | Gather
 )
 
 numbers = st.sampled_from(
@@ -213,13 +283,15 @@ values = expressions() | leaves | rows()
 
 @dataclass(frozen=True)
 class Place:
-    """Where a statement stands. ``uniform``: all threads that live come here together. ``leaves``: whether threads may end early;
-    if so, they exchange no registers. ``keeps``: whether threads have arrays of their own; if so, no loop is run side by side.
+    """Where a statement stands. ``uniform``: all threads that live come here together; ``warps``: all of a warp do.
+    ``leaves``: whether threads may end early; if so, they exchange no registers. ``keeps``: whether threads have arrays of their own;
+    if so, no loop is run side by side.
     """
 
     uniform: bool
     leaves: bool
     keeps: bool
+    warps: bool = True
     loops: int = 0
     breaks: bool = False
     """Whether it is in a loop that threads may leave by themselves."""
@@ -238,9 +310,10 @@ def statements(draw: st.DrawFn, place: Place) -> Statement:
         lambda: Add(draw(variables), draw(slots), draw(values)),
         lambda: Count(draw(values), draw(values)),
     ]
-    apart, together = place.below(uniform=False), place.below()
-    inside = place.below(uniform=False, loops=place.loops + 1, breaks=True)
+    apart, together = place.below(uniform=False, warps=False), place.below()
+    inside = place.below(uniform=False, warps=False, loops=place.loops + 1, breaks=True)
     looped = place.below(loops=place.loops + 1, breaks=False)
+    by_warps, looped_by_warps = replace(together, uniform=False), replace(looped, uniform=False)
     counter = COUNTS[place.loops % SLOTS]
     if place.keeps:
         simple += [lambda: Keep(draw(values), draw(values)), lambda: Recall(draw(variables), draw(values))]
@@ -252,6 +325,16 @@ def statements(draw: st.DrawFn, place: Place) -> Statement:
         simple += 2 * [lambda: Exchange(draw(variables), draw(st.integers(0, 40)))]
         if not place.leaves:
             simple.append(lambda: Shift(draw(variables)))
+    if place.warps and not place.leaves:
+        simple += [
+            lambda: Shuffle(draw(variables), draw(modes), draw(values), draw(controls), draw(st.booleans())),
+            lambda: Gather(draw(variables), draw(st.sampled_from(list(GATHERED))), draw(st.booleans())),
+        ]
+    if place.depth and place.warps:
+        simple += [
+            lambda: If(("less", "warp", draw(st.integers(0, 7))), draw(bodies(by_warps)), draw(bodies(by_warps))),
+            lambda: Repeat(counter, ("add", "warp", draw(st.integers(0, 7))), draw(bodies(looped_by_warps))),
+        ]
     if place.depth:
         simple += [
             lambda: If(draw(conditions), draw(bodies(apart)), draw(bodies(apart))),
@@ -268,6 +351,8 @@ def bodies(place: Place, count_max: int = 4) -> st.SearchStrategy[tuple[Statemen
 
 
 variables, slots = st.sampled_from(VARIABLES), st.integers(0, SLOTS - 1)
+modes = st.sampled_from(("up", "down", "bfly", "idx"))
+controls = st.sampled_from((31, 0, 0x1C1F, 0x181F, 0x1003)) | leaves
 REPORT = tuple(Store(SLOTS + index, name) for index, name in enumerate(VARIABLES))
 """The end of every kernel: what its variables have become."""
 

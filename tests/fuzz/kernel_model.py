@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tests.fuzz.kernel_language import (
     COUNTERS,
     COUNTS,
+    GATHERED,
     INPUT_SIZE,
     LOCAL_CELLS,
     OPERATIONS,
@@ -19,6 +20,7 @@ from tests.fuzz.kernel_language import (
     Count,
     Exchange,
     Expression,
+    Gather,
     If,
     Keep,
     Leave,
@@ -26,15 +28,18 @@ from tests.fuzz.kernel_language import (
     Recall,
     Repeat,
     Shift,
+    Shuffle,
     Statement,
     Store,
     Stride,
+    shuffled,
     signed,
 )
 
 MASK = (1 << 32) - 1
-Wait = tuple[str, int]
-"""("barrier", 0), or ("shift", parity)"""
+WARP_SIZE = 32
+Wait = str
+""""barrier": for all threads that live; "lanes": for those of the warp that come with it."""
 
 
 class _Broken(Exception):
@@ -55,8 +60,10 @@ class Thread:
     shared: list[int]
     cells: list[int] = field(default_factory=lambda: [0] * 2 * SLOTS)
     local: list[int] = field(default_factory=lambda: [0] * LOCAL_CELLS)
-    sent: str = ""
-    """The variable it holds out to other lanes."""
+    warp: list[Thread] = field(default_factory=list)
+    """The threads of its warp, itself among them."""
+    sent: int = 0
+    """What it holds out to other lanes."""
 
     def value(self, expression: Expression) -> int:
         if isinstance(expression, int):
@@ -104,12 +111,29 @@ class Thread:
                     raise _Ended
             case Exchange(variable, distance):
                 self.shared[values["linear"]] = values[variable]
-                yield "barrier", 0
+                yield "barrier"
                 values[variable] = self.shared[(values["linear"] + distance) % len(self.shared)]
-                yield "barrier", 0
+                yield "barrier"
             case Shift(variable):
-                self.sent = variable
-                yield "shift", values["lane"] % 2
+                yield from self.hold_out(values[variable])
+                if values["lane"] >= 2:
+                    values[variable] = self.warp[values["lane"] - 2].sent
+                yield "lanes"
+            case Shuffle(variable, mode, operand, control):
+                b, c = self.value(operand), self.value(control)
+                yield from self.hold_out(values[variable])
+                if mode == "up" or len(self.shared) % WARP_SIZE == 0:
+                    lane, inside = shuffled(mode, values["lane"], b, c)
+                    values[variable] = (self.warp[lane].sent + inside) & MASK
+                yield "lanes"
+            case Gather(variable, operation):
+                yield from self.hold_out(values[variable])
+                values[variable] = GATHERED[operation][1](self.sent, [lane.sent for lane in self.warp]) & MASK
+                yield "lanes"
+
+    def hold_out(self, value: int) -> Iterator[Wait]:
+        self.sent = value
+        yield "lanes"
 
     def loop(self, counter: str, start: int, limit: int, step: int, body: tuple[Statement, ...]) -> Iterator[Wait]:
         """The counter is set anew for every iteration, whatever loops inside have made of it."""
@@ -133,18 +157,9 @@ def run_block(body: tuple[Statement, ...], threads: list[Thread]) -> None:
                 waiting[index] = next(steps)
             except (StopIteration, _Ended):
                 del running[index]
-        shifting = [index for index, (kind, _) in waiting.items() if kind == "shift"]
-        if shifting:
-            _shift(threads, shifting)
-        for index in shifting or list(waiting):
+        exchanging = [index for index, wait in waiting.items() if wait == "lanes"]
+        for index in exchanging or list(waiting):
             del waiting[index]
-
-
-def _shift(threads: list[Thread], lanes: list[int]) -> None:
-    held = {index: threads[index].values[threads[index].sent] for index in lanes}
-    for index in lanes:
-        if index % 32 >= 2:
-            threads[index].values[threads[index].sent] = held[index - 2]
 
 
 def block_threads(number: int, shape: tuple[int, int], x: list[int], counters: list[int]) -> list[Thread]:
@@ -155,6 +170,10 @@ def block_threads(number: int, shape: tuple[int, int], x: list[int], counters: l
 
     def indices(linear: int) -> Mapping[str, int]:
         here = {"tid.x": linear % width, "tid.y": linear // width, "ctaid.x": number, "ntid.x": width}
-        return {**here, "linear": linear, "lane": linear % 32}
+        return {**here, "linear": linear, "lane": linear % WARP_SIZE, "warp": linear // WARP_SIZE}
 
-    return [Thread({**start, **indices(linear)}, x, counters, shared) for linear in range(width * height)]
+    threads = [Thread({**start, **indices(linear)}, x, counters, shared) for linear in range(width * height)]
+    for linear, thread in enumerate(threads):
+        base = linear - linear % WARP_SIZE
+        thread.warp = threads[base : base + WARP_SIZE]
+    return threads

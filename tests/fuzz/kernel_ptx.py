@@ -8,6 +8,7 @@ from tests.device.virtual.gpu import HEADER
 from tests.fuzz.kernel_language import (
     COUNTERS,
     COUNTS,
+    GATHERED,
     INPUT_SIZE,
     LOCAL_CELLS,
     OPERATIONS,
@@ -18,6 +19,7 @@ from tests.fuzz.kernel_language import (
     Count,
     Exchange,
     Expression,
+    Gather,
     If,
     Keep,
     Leave,
@@ -25,6 +27,7 @@ from tests.fuzz.kernel_language import (
     Recall,
     Repeat,
     Shift,
+    Shuffle,
     Statement,
     Store,
     Stride,
@@ -37,6 +40,7 @@ _INDEX_REGISTERS = {
     "ntid.x": "%nx",
     "linear": "%linear",
     "lane": "%lane",
+    "warp": "%warp",
 }
 _COMPARISONS = {"less": "setp.lt.s32", "below": "setp.lt.u32", "equal": "setp.eq.s32"}
 _TEMPORARIES = {"w": "%rd", "x": "%rd", "y": "%rd", "z": "%rd", "h": "%h", "g": "%h", "p": "%p"}
@@ -144,6 +148,11 @@ class Writer:
                 self.exchange(variable, distance)
             case Shift(variable):
                 self.shift(variable)
+            case Shuffle():
+                self.shuffle(statement)
+            case Gather(variable, operation, posted):
+                names = {"t": self.new("%r"), "p": self.new("%p"), "q": self.new("%p"), "m": self.mask(posted)}
+                self.emit(GATHERED[operation][0].format(v=f"%{variable}", **names))
 
     def load(self, variable: str, index: Expression) -> None:
         negative, wrapped, place, inside, end = (self.new(prefix) for prefix in ("%p", "%r", "%r", "%p", "L"))
@@ -183,6 +192,22 @@ class Writer:
         self.emit(f"shfl.sync.up.b32 %{variable}, %{variable}, 2, 0, 0x55555555; bra {end}; {odd}:")
         self.emit(f"shfl.sync.up.b32 %{variable}, %{variable}, 2, 0, 0xaaaaaaaa; {end}:")
 
+    def shuffle(self, statement: Shuffle) -> None:
+        b, c, mask = self.value(statement.operand), self.value(statement.control), self.mask(statement.posted)
+        if statement.mode != "up" and self.threads % 32:
+            return
+        taken, inside, more = self.new("%r"), self.new("%p"), self.new("%r")
+        self.emit(f"shfl.sync.{statement.mode}.b32 {taken}|{inside}, %{statement.variable}, {b}, {c}, {mask};")
+        self.emit(f"selp.b32 {more}, 1, 0, {inside}; add.u32 %{statement.variable}, {taken}, {more};")
+
+    def mask(self, posted: bool) -> str:
+        """All lanes, as a constant or as a value that is computed."""
+        if not posted:
+            return "0xffffffff"
+        mask = self.new("%r")
+        self.emit(f"or.b32 {mask}, %v0, 0xffffffff;")
+        return mask
+
     def text(self, statements: tuple[Statement, ...]) -> str:
         self.body(statements)
         cleared = " ".join(f"mov.u32 %{name}, 0;" for name in (*VARIABLES, *COUNTS))
@@ -197,10 +222,10 @@ class Writer:
         return f"""{HEADER}.shared .align 16 .b8 memory[{4 * self.threads}];
 .visible .entry kernel(.param .u64 p0, .param .u64 p1, .param .u64 p2) {{
 .reg .b16 %h<{number}>; .reg .b32 %r<{number}>; .reg .b64 %rd<{number}>; .reg .pred %p<{number}>; .reg .b32 {names};
-.reg .b32 %tx, %ty, %cx, %nx, %linear, %lane, %thread; .reg .b64 %in, %out, %counters, %kept, %shared, %shared0;
+.reg .b32 %tx, %ty, %cx, %nx, %linear, %lane, %warp, %thread; .reg .b64 %in, %out, %counters, %kept, %shared, %shared0;
 ld.param.u64 %in, [p0]; ld.param.u64 %out, [p1]; ld.param.u64 %counters, [p2];
 mov.u32 %tx, %tid.x; mov.u32 %ty, %tid.y; mov.u32 %cx, %ctaid.x; mov.u32 %nx, %ntid.x;
-mad.lo.u32 %linear, %ty, %nx, %tx; and.b32 %lane, %linear, 31; mad.lo.u32 %thread, %cx, {self.threads}, %linear;
+mad.lo.u32 %linear, %ty, %nx, %tx; and.b32 %lane, %linear, 31; shr.u32 %warp, %linear, 5; mad.lo.u32 %thread, %cx, {self.threads}, %linear;
 mov.u64 %shared, memory; mad.wide.u32 %shared0, %linear, 4, %shared;
 {cleared} {kept} {shared}
 {body}

@@ -19,7 +19,9 @@ X = np.random.default_rng(41).integers(-300, 300, INPUT_SIZE).astype(np.int32)
 
 SPEED = [field.name for field in fields(CompileOptions) if field.name not in ("plain_atomics", "flush_denormals")]
 options = st.just(CompileOptions()) | st.builds(CompileOptions, **dict.fromkeys(SPEED, st.booleans()))
-shapes = st.sampled_from([(64, 1), (33, 1), (128, 2), (17, 3), (1, 40), (256, 1), (5, 1), (1, 1), (100, 1)])
+shapes = st.sampled_from(
+    [(64, 1), (33, 1), (128, 2), (17, 3), (1, 40), (256, 1), (5, 1), (1, 1), (100, 1), (16, 6), (8, 8), (96, 1)]
+)
 
 
 def expected(kernel: tuple[Statement, ...], shape: tuple[int, int], grid: int) -> tuple[np.ndarray, np.ndarray]:

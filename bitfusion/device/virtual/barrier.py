@@ -10,7 +10,7 @@ from typing import Final
 
 from bitfusion.device.virtual.layout import SUSPENSION, WARP_SIZE
 from bitfusion.device.virtual.records import Block, Launch, Suspension
-from bitfusion.device.virtual.warp import operate
+from bitfusion.device.virtual.warp import mask_of, operate
 
 BAR: Final = SUSPENSION["bar"]
 YIELD: Final = SUSPENSION["yield"]
@@ -81,14 +81,14 @@ def gathered(block: Block, launch: Launch, base: int, lane: int, alive: int, wai
             if (waiting >> other) & 1 and block.state[base + other] == state:
                 group |= 1 << other
         return group
-    mask = block.post_mask[base + lane]
+    mask = mask_of(block, row, base + lane)
     group = (mask & alive) | (1 << lane)
     if (group & waiting) != group:
         return 0
     for other in range(WARP_SIZE):
         if (group >> other) & 1:
-            kind = launch.suspensions[block.state[base + other]].kind
-            if kind != row.kind or block.post_mask[base + other] != mask:
+            waited = launch.suspensions[block.state[base + other]]
+            if waited.kind != row.kind or mask_of(block, waited, base + other) != mask:
                 return 0
     return group
 
@@ -117,7 +117,7 @@ def count_arrivals(block: Block, launch: Launch, threads: int, alive: int) -> in
         if waits_for_barrier(block, launch, thread):
             row = launch.suspensions[block.state[thread]]
             barrier = barrier_of(block, row, thread)
-            expected = block.post_a[thread] if row.second < 0 else row.second
+            expected = block.post_count[thread] if row.second < 0 else row.second
             block.count[barrier] += 1
             block.expected[barrier] = expected if expected else alive
             total += 1
@@ -157,7 +157,7 @@ def reduce_chosen(block: Block, threads: int, variant: int) -> None:
     total = 0
     for thread in range(threads):
         if block.ready[thread] == CHOSEN:
-            true += block.post_value[thread] & 1
+            true += block.post_word[thread] & 1
             total += 1
     result = true
     if variant == AND:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bitfusion.device.virtual import emit_shuffle
 from bitfusion.device.virtual.builder import Value
 from bitfusion.device.virtual.datatypes import B32
-from bitfusion.device.virtual.effects import has_destination, suspension
+from bitfusion.device.virtual.effects import has_destination, registers_in, suspension
 from bitfusion.device.virtual.emitter import BLOCK_POINTER, Emitter
 from bitfusion.device.virtual.layout import BLOCK, SUSPENSION
 from bitfusion.device.virtual.metadata import ALIAS
@@ -23,12 +24,13 @@ from bitfusion.device.virtual.tokens import syntax_error
 Description = tuple[int, int, int, int]
 
 _BARRIER_REDUCTIONS = {"and": 1, "or": 2, "popc": 3}
-_SHUFFLES = {"up": 0, "down": 1, "bfly": 2, "idx": 3}
 _VOTES = {"all": 0, "any": 1, "uni": 2, "ballot": 3}
 _MATCHES = {"all": 0, "any": 1}
 _REDUCTIONS = {"add": 0, "min": 1, "max": 2, "and": 3, "or": 4, "xor": 5}
 _UNSIGNED = 5
 """Added to the code of an unsigned min or max."""
+_MASKS = {"warpsync": 0, "shfl": 4, "vote": 2, "match": 2, "redux": 2, "elect": 1}
+"""Which operand is the membermask, the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,8 @@ def _barrier(i: Instruction) -> _Barrier:
     return _Barrier(barrier, operands[1] if len(operands) > 1 else None, predicate)
 
 
-def describe(i: Instruction) -> Description:
-    """The row of KernelCode.suspensions."""
+def describe(i: Instruction, mask: int) -> Description:
+    """The row of KernelCode.suspensions. ``mask``: of lanes, where it is a constant; else 0."""
     kind = suspension(i)
     assert kind is not None
     without_mask = int(not i.has("sync"))
@@ -65,18 +67,33 @@ def describe(i: Instruction) -> Description:
         case "bar":
             return _describe_barrier(i)
         case "shfl":
-            return SUSPENSION[kind], i.require(_SHUFFLES), without_mask, 0
+            return SUSPENSION[kind], i.require(emit_shuffle.VARIANTS), without_mask, mask
         case "vote":
-            return SUSPENSION[kind], i.require(_VOTES), without_mask, 0
+            return SUSPENSION[kind], i.require(_VOTES), without_mask, mask
         case "match":
-            return SUSPENSION[kind], i.require(_MATCHES), 0, 0
+            return SUSPENSION[kind], i.require(_MATCHES), 0, mask
         case "redux":
             operation = i.require(_REDUCTIONS)
             unsigned = i.has("u32") and i.has("min", "max")
-            return SUSPENSION[kind], operation + _UNSIGNED * unsigned, 0, 0
+            return SUSPENSION[kind], operation + _UNSIGNED * unsigned, 0, mask
         case "activemask":
             return SUSPENSION[kind], 0, 1, 0
-    return SUSPENSION[kind], 0, 0, 0
+    return SUSPENSION[kind], 0, 0, mask
+
+
+def mask_of(i: Instruction) -> Operand | None:
+    """The membermask of a warp operation; None if it has none. InvalidValueError if it lacks one."""
+    place = _MASKS.get(suspension(i) or "")
+    if place is None or not (i.has("sync") or i.has("warp")):
+        return None
+    if len(i.operands) != place + 1:
+        raise syntax_error(i.line, f"{i}: needs a mask")
+    return i.operands[place]
+
+
+def kept(i: Instruction) -> list[str]:
+    """Registers that ``take`` reads: they are needed behind the suspension point, whether the thread needs them or not."""
+    return [name for operand in i.operands[2:4] for name in registers_in(operand)] if i.opcode == "shfl" else []
 
 
 def _describe_barrier(i: Instruction) -> Description:
@@ -102,74 +119,49 @@ def _fetch(e: Emitter, array: str, type_: str, size: int) -> Value:
     return e.load(type_, thread_cell(e, array, size), ALIAS["frame"] + e.access_group)
 
 
-def post(e: Emitter, i: Instruction) -> None:
-    """Write the operands of the suspension point."""
+def post(e: Emitter, i: Instruction, mask: int) -> None:
+    """Write the operands of the suspension point, but a mask that is constant (not 0)."""
     e.current = i
     kind = suspension(i)
     if kind in _POSTS:
         _POSTS[kind](e, i)
-
-
-def _post_mask(e: Emitter, operand: Operand) -> None:
-    post_value(e, "POST_MASK", e.read(operand, B32))
+    operand = mask_of(i)
+    if operand is not None and not mask:
+        post_value(e, "POST_MASK", e.read(operand, B32))
 
 
 def _post_predicate(e: Emitter, operand: Operand) -> None:
-    post_value(e, "POST_VALUE", e.zext(e.read_pred(operand), "i64"))
+    post_value(e, "POST_WORD", e.zext(e.read_pred(operand), "i32"))
 
 
 def _post_barrier(e: Emitter, i: Instruction) -> None:
     operands = _barrier(i)
     if not isinstance(operands.barrier, Immediate):
-        _post_mask(e, operands.barrier)
+        post_value(e, "POST_MASK", e.read(operands.barrier, B32))
     if operands.count is not None and not isinstance(operands.count, Immediate):
-        post_value(e, "POST_A", e.read(operands.count, B32))
+        post_value(e, "POST_COUNT", e.read(operands.count, B32))
     if operands.predicate is not None:
         _post_predicate(e, operands.predicate)
 
 
-def _post_warpsync(e: Emitter, i: Instruction) -> None:
-    _post_mask(e, i.operands[0])
-
-
-def _post_shfl(e: Emitter, i: Instruction) -> None:
-    post_value(e, "POST_VALUE", e.zext(e.read(i.operands[1], B32), "i64"))
-    post_value(e, "POST_A", e.read(i.operands[2], B32))
-    post_value(e, "POST_C", e.read(i.operands[3], B32))
-    if i.has("sync"):
-        _post_mask(e, _last_of(e, i, 5))
-
-
 def _post_vote(e: Emitter, i: Instruction) -> None:
     _post_predicate(e, i.operands[1])
-    if i.has("sync"):
-        _post_mask(e, _last_of(e, i, 3))
 
 
-def _post_value_and_mask(e: Emitter, i: Instruction) -> None:
+def _post_word(e: Emitter, i: Instruction) -> None:
+    post_value(e, "POST_WORD", e.read(i.operands[1], B32))
+
+
+def _post_match(e: Emitter, i: Instruction) -> None:
     post_value(e, "POST_VALUE", e.bits(e.read(i.operands[1], i.type), "i64"))
-    _post_mask(e, i.operands[2])
-
-
-def _post_elect(e: Emitter, i: Instruction) -> None:
-    _post_mask(e, i.operands[1])
-
-
-def _last_of(e: Emitter, i: Instruction, count: int) -> Operand:
-    """The membermask of a .sync operation with ``count`` operands."""
-    if len(i.operands) != count:
-        raise e.invalid("needs a mask")
-    return i.operands[-1]
 
 
 _POSTS: dict[str, Callable[[Emitter, Instruction], None]] = {
     "bar": _post_barrier,
-    "warpsync": _post_warpsync,
-    "shfl": _post_shfl,
+    "shfl": _post_word,
     "vote": _post_vote,
-    "match": _post_value_and_mask,
-    "redux": _post_value_and_mask,
-    "elect": _post_elect,
+    "match": _post_match,
+    "redux": _post_word,
 }
 
 
@@ -177,16 +169,18 @@ _POSTS: dict[str, Callable[[Emitter, Instruction], None]] = {
 def take(e: Emitter, i: Instruction) -> None:
     """Write the result of the suspension point to its destination."""
     e.current = i
+    if i.opcode == "shfl":
+        emit_shuffle.take(e, i)
+        return
     if not has_destination(i) or suspension(i) in ("warpsync", "yield", "lockstep"):
         return
     target = i.operands[0]
-    result = _fetch(e, "RESULT", "i64", 8)
+    result = _fetch(e, "RESULT", "i32", 4)
     if i.opcode in ("bar", "barrier", "vote") and not i.has("ballot", "popc"):
-        e.write(target, e.trunc(result, "i1"))
-        return
+        result = e.trunc(result, "i1")
     if isinstance(target, Pair):
         e.write(target.second, e.trunc(_fetch(e, "RESULT_FLAG", "i8", 1), "i1"))
-    e.write(target, e.trunc(result, "i32"))
+    e.write(target, result)
 
 
 def _checked_only(_e: Emitter, i: Instruction) -> None:

@@ -13,8 +13,8 @@ of machine code::
 
 It resumes every thread with z0 <= z < z1, y0 <= y < y1, x0 <= x < x1 from that state, runs it to its next suspension
 point or its end, and stores its new state (i16) in ``BLOCK["STATE"][t]``. ``t0`` is the linear index of thread (x0, y0,
-z0). A region is called either for a whole block (then all threads are in that state) or for a single thread. A kernel
-without suspension points stores no states.
+z0). A region is called for a whole block or a whole warp whose threads have come to that state side by side (they agree on
+what is uniform), or for a single thread. A kernel without suspension points stores no states.
 
 At a suspension point each thread *posts* operands into the block record (``POST_*``, indexed by linear thread) and
 finds the operation's result in ``RESULT_*`` when it is resumed.
@@ -37,7 +37,10 @@ THREADS_MAX: Final = 1024
 
 WARP_SIZE: Final = 32
 
-_PAD: Final = 64  # one cache line between the per-thread arrays: neighbours of the same index do not share a cache set
+_PAD: Final = 192
+"""Bytes between the per-thread arrays, three cache lines: neighbours of the same index do not share a cache set, and a
+shuffle that looks up to 31 words beyond an array touches no other.
+"""
 
 LAUNCH: Final[Mapping[str, int]] = {
     "NEXT": 0,  # i64: next block to take; workers add to it atomically
@@ -104,16 +107,17 @@ def _block_layout() -> Mapping[str, int]:
         "STACK": 256,  # i64: where the next variables of a device function of the running thread may lie; inside LOCAL
         "STACK_END": 264,  # i64: the end of LOCAL
         "NATIVE_END": 272,  # i64: how far down the calls of the running thread may use the host's stack
+        "IN_STEP": 280,  # i8 x warps (scheduler)
         "STATE": 320,  # i16 x threads
     }
     arrays = (
         ("STATE", 2),
         ("READY", 1),
         ("POST_MASK", 4),
-        ("POST_A", 4),
-        ("POST_C", 4),
+        ("POST_COUNT", 4),
+        ("POST_WORD", 4),
         ("POST_VALUE", 8),
-        ("RESULT", 8),
+        ("RESULT", 4),
         ("RESULT_FLAG", 1),
     )
     top = fields["STATE"]
@@ -127,10 +131,10 @@ def _block_layout() -> Mapping[str, int]:
 BLOCK: Final[Mapping[str, int]] = _block_layout()
 """Offsets in the block record (bytes).
 
-READY (i8) is the scheduler's. POST_MASK (u32): lane mask, or the number of a barrier that is not a constant. POST_A
-(i32): lane operand of ``shfl``, or a barrier's thread count that is not a constant. POST_C (i32): third operand of
-``shfl``. POST_VALUE (i64): the value voted, shuffled, matched or reduced. RESULT (i64) and RESULT_FLAG (i8, a
-predicate) come back. Kernels without suspension points use only the fields before STATE.
+IN_STEP (i8, one for each warp) and READY (i8) are the scheduler's. POST_MASK (u32): lane mask or number of a barrier, and
+POST_COUNT (i32): a barrier's thread count, where they are not constants. POST_WORD (u32): the value voted, shuffled or
+reduced. POST_VALUE (i64): the value matched. RESULT (u32; of ``shfl``: what the thread itself posted) and RESULT_FLAG (i8,
+a predicate) come back. Kernels without suspension points use only the fields before STATE.
 """
 
 SUSPENSION: Final[Mapping[str, int]] = {
@@ -261,9 +265,9 @@ class KernelCode:
     """For every state (kind, variant, a, b), kind from SUSPENSION; state 0 has (0, 0, 0, 0).
 
     ``bar``: variant 0 sync, 1 red.and, 2 red.or, 3 red.popc; a = barrier, -1 = POST_MASK; b = threads, 0 = all, -1 =
-    POST_A. ``shfl``: variant 0 up, 1 down, 2 bfly, 3 idx. ``vote``: 0 all, 1 any, 2 uni, 3 ballot. ``match``: 0 all, 1
+    POST_COUNT. ``shfl``: variant 0 up, 1 down, 2 bfly, 3 idx. ``vote``: 0 all, 1 any, 2 uni, 3 ballot. ``match``: 0 all, 1
     any. ``redux``: 0 add, 1 min, 2 max, 3 and, 4 or, 5 xor, 6 min.u32, 7 max.u32. For warp operations a = 1 means "no
-    mask: the lanes waiting here".
+    mask: the lanes waiting here"; b = lane mask, 0 = POST_MASK.
     """
     parameters: tuple[tuple[int, int], ...]
     """(offset, size) of every parameter in the packed arguments."""

@@ -39,6 +39,11 @@ first two.
 FUNCTION_ATTRIBUTES: Final = "#0"
 """Device addresses start from a null pointer (see Builder.offset), which LLVM must not take for undefined behaviour."""
 
+SHORT_LOOP_SIZE_MAX: Final = 16
+"""PTX instructions in a short loop over threads: what stands between two shuffles."""
+
+_EIGHT_LANES: Final = ', !{!"llvm.loop.vectorize.width", i32 8}, !{!"llvm.loop.interleave.count", i32 1}'
+
 _FIRST_FREE: Final = 100
 
 _DEFINITIONS: Final = f"""\
@@ -72,11 +77,12 @@ class Metadata:
         self._next = _FIRST_FREE
         self._lines = [f"!18 = !{{i64 {max(variables_size, 16)}}}"]
 
-    def thread_loop(self, parallel: bool, vectorize: bool = True) -> tuple[str, str]:
+    def thread_loop(self, parallel: bool, vectorize: bool = True, short: bool = False) -> tuple[str, str]:
         """(suffix for the loop's memory accesses, suffix for its back edge).
 
         ``parallel``: its iterations are independent, as CUDA threads between two barriers are. Unrolling only costs
-        compile time: the vectoriser interleaves by itself.
+        compile time: the vectoriser interleaves by itself. ``short``: so little code that a second vectorised loop, for what is
+        left of a row, is not worth the time to compile it; LLVM makes none behind one of 8 lanes.
         """
         if not vectorize:
             parallel = False
@@ -84,9 +90,17 @@ class Metadata:
         self._next += 2
         hint = f', !{{!"llvm.loop.parallel_accesses", !{group}}}' if parallel else ""
         hint += "" if vectorize else ', !{!"llvm.loop.vectorize.enable", i1 false}'
+        hint += _EIGHT_LANES if short else ""
         self._lines.append(f"!{group} = distinct !{{}}")
         self._lines.append(f'!{loop} = distinct !{{!{loop}{hint}, !{{!"llvm.loop.unroll.disable"}}}}')
         return f", !llvm.access.group !{group}" if parallel else "", f", !llvm.loop !{loop}"
+
+    def outer_loop(self) -> str:
+        """Suffix for the back edge of a loop around one over threads: copies of it would only cost compile time."""
+        loop = self._next
+        self._next += 1
+        self._lines.append(f'!{loop} = distinct !{{!{loop}, !{{!"llvm.loop.unroll.disable"}}}}')
+        return f", !llvm.loop !{loop}"
 
     def text(self) -> str:
         return _DEFINITIONS + "\n".join(self._lines) + "\n"

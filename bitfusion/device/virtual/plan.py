@@ -20,7 +20,7 @@ from bitfusion.device.virtual.liveness import Liveness
 from bitfusion.device.virtual.local_memory import LocalMemory
 from bitfusion.device.virtual.loops import insert_lockstep, insert_yields
 from bitfusion.device.virtual.rematerialize import Chains, rematerializable
-from bitfusion.device.virtual.syntax import Declaration, Function, Instruction, Module, Register
+from bitfusion.device.virtual.syntax import Declaration, Function, Immediate, Instruction, Module, Operand, Register
 from bitfusion.device.virtual.uniform import uniform_registers
 from bitfusion.errors import UnsupportedError
 
@@ -30,12 +30,18 @@ LOCAL_SIZE_MAX = 512 * 1024
 LOCAL_ALIGNMENT = 16
 """Of what a thread keeps in the local area: no type is larger."""
 
+UINT32_MAX = 0xFFFFFFFF
+
 _SLOT_PAD = 64  # between the arrays of a frame, as in the block record
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A suspension point. ``live``: registers needed behind it; ``saved``: those of them that are kept in the frame."""
+    """A suspension point. ``live``: registers needed behind it; ``saved``: those of them that are kept in the frame.
+
+    ``results``: registers that are written when the thread goes on; ``mask``: the lanes of a warp operation where they are constant,
+    else 0.
+    """
 
     state: int
     block: Block
@@ -43,6 +49,8 @@ class Point:
     target: str
     live: tuple[str, ...]
     saved: tuple[str, ...]
+    results: tuple[str, ...]
+    mask: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class Plan:
 
     @property
     def suspensions(self) -> tuple[Description, ...]:
-        return ((0, 0, 0, 0), *(emit_warp.describe(point.instruction) for point in self.points))
+        return ((0, 0, 0, 0), *(emit_warp.describe(point.instruction, point.mask) for point in self.points))
 
     @property
     def local_area(self) -> int:
@@ -160,10 +168,20 @@ def _points(graph: Graph, liveness: Liveness, chains: Chains) -> Iterable[Point]
         assert isinstance(block.terminator, Suspend)
         instruction = block.terminator.instruction
         emit_warp.check(instruction)
-        results = destinations(instruction)
-        live = tuple(name for name in liveness.live_out(block) if name not in results)
+        results = tuple(destinations(instruction))
+        behind = [name for name in liveness.live_out(block) if name not in results]
+        live = tuple(dict.fromkeys([*behind, *emit_warp.kept(instruction)]))
         saved = tuple(name for name in live if name not in chains)
-        yield Point(state, block, instruction, block.terminator.target, live, saved)
+        mask = _constant(emit_warp.mask_of(instruction), chains)
+        yield Point(state, block, instruction, block.terminator.target, live, saved, results, mask)
+
+
+def _constant(operand: Operand | None, chains: Chains) -> int:
+    """A 32-bit operand, if it is a constant; else 0."""
+    if isinstance(operand, Register) and len(chains.get(operand.name, ())) == 1:
+        (step,) = chains[operand.name]
+        operand = step.operands[1] if step.opcode == "mov" else None
+    return operand.value & UINT32_MAX if isinstance(operand, Immediate) else 0
 
 
 def _frame(function: Function, points: tuple[Point, ...]) -> tuple[dict[str, int], int]:

@@ -82,13 +82,14 @@ class Block(Record):
     arrived: Array[Int32]
     count: Array[Int32]
     expected: Array[Int32]
+    in_step: Array[Int8]
     state: Array[Int16]
     ready: Array[Int8]
     post_mask: Array[UInt32]
-    post_a: Array[Int32]
-    post_c: Array[Int32]
+    post_count: Array[Int32]
+    post_word: Array[UInt32]
     post_value: Array[Int64]
-    result: Array[Int64]
+    result: Array[UInt32]
     result_flag: Array[Int8]
 
 

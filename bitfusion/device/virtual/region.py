@@ -29,7 +29,7 @@ from bitfusion.device.virtual.guard import Decided, RowEmitter, RowGuard, emit_g
 from bitfusion.device.virtual.instructions import emit_unpredicated
 from bitfusion.device.virtual.layout import BLOCK, THREADS_MAX
 from bitfusion.device.virtual.local_memory import NATIVE_SIZE
-from bitfusion.device.virtual.metadata import ALIAS, FUNCTION_ATTRIBUTES
+from bitfusion.device.virtual.metadata import ALIAS, FUNCTION_ATTRIBUTES, SHORT_LOOP_SIZE_MAX
 from bitfusion.device.virtual.plan import Plan, Point, reachable
 from bitfusion.device.virtual.plane import Plane
 from bitfusion.device.virtual.plane_guard import (
@@ -160,7 +160,8 @@ class Region(RowEmitter):
         ):
             self.label(label)
             following = self.define(f"t{axis}.next", "i32", f"add nuw nsw i32 %t{axis}, 1")
-            self.branch(self.icmp("eq", following, Value("i32", f"%{axis}1")), after, again)
+            last = self.icmp("eq", following, Value("i32", f"%{axis}1"))
+            self.branch(last, after, again, self.unit.metadata.outer_loop())
         self.label("end")
         self.emit("ret void")
 
@@ -268,7 +269,8 @@ class Region(RowEmitter):
         self.written = {
             name for block in blocks for i in self.plan.graph[block].all_instructions() for name in writes(i)
         }
-        self.access_group, back_edge = self.unit.metadata.thread_loop(parallel, not self._divides(blocks))
+        short = not suffix and sum(len(self.plan.graph[block].instructions) for block in blocks) <= SHORT_LOOP_SIZE_MAX
+        self.access_group, back_edge = self.unit.metadata.thread_loop(parallel, not self._divides(blocks), short)
         self.thread = _thread(suffix)
         self.registers.forget()
         loop, leave, latch = f"threads{suffix}", f"ended{suffix}", f"latch{suffix}"
@@ -324,9 +326,10 @@ class Region(RowEmitter):
 
     def _suspend(self, block: Block, latch: str) -> None:
         point = next(point for point in self.plan.points if point.block is block)
-        emit_warp.post(self, point.instruction)
+        emit_warp.post(self, point.instruction, point.mask)
         linear = self.zext(self.thread.linear, "i64")
-        unchanged = set() if self.point is None else set(self.point.saved) - self.written
+        written = self.written.union(() if self.point is None else self.point.results)
+        unchanged = set() if self.point is None else set(self.point.saved) - written
         for name in point.saved:
             if name not in unchanged:
                 self._save(name, linear)

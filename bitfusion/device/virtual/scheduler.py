@@ -1,8 +1,9 @@
 """Runs the threads of a block from suspension point to suspension point. Restricted Python.
 
 While all threads are in one state (``CURRENT``) the region is called once for the whole block, and the barrier or warp
-operation is done for all of them at once. When they drift apart (``MIXED``) every thread is resumed by itself as soon
-as what it waits for has happened, until a barrier brings them together again.
+operation is done for all of them at once. When they drift apart (``MIXED``) every warp that is still in step, and every
+thread of the others, is resumed by itself as soon as what it waits for has happened, until a barrier brings all together
+again.
 """
 
 from __future__ import annotations
@@ -23,16 +24,13 @@ from bitfusion.device.virtual.barrier import (
     resolve_warps,
 )
 from bitfusion.device.virtual.bounds import fail
+from bitfusion.device.virtual.in_step import ENDED, MIXED, common_state, find_warps, run_warp
 from bitfusion.device.virtual.layout import FAULT, WARP_SIZE
 from bitfusion.device.virtual.records import Block, Launch, Suspension
 from bitfusion.device.virtual.restricted import fill, resume, volatile
-from bitfusion.device.virtual.warp import UINT32_MAX, operate
+from bitfusion.device.virtual.warp import perform
 
 DEADLOCK: Final = FAULT["DEADLOCK"]
-
-# states
-ENDED: Final = -1
-MIXED: Final = -2
 
 # outcomes
 FINISHED: Final = 0
@@ -60,7 +58,7 @@ def run_block(block: Block, launch: Launch) -> int:
 def run_together(block: Block, launch: Launch, threads: int) -> int:
     """Resume all threads from the current state and, if they meet again, do what they wait for."""
     resume_all(block, launch, block.current)
-    state = common_state(block, threads)
+    state = common_state(block, 0, threads)
     if state == ENDED:
         return FINISHED
     if volatile(launch.abort):
@@ -71,6 +69,7 @@ def run_together(block: Block, launch: Launch, threads: int) -> int:
             block.current = state
             return outcome
     fill(block.ready, 0, WAITING, threads)
+    find_warps(block, launch, threads)
     block.current = MIXED
     return RUNNING
 
@@ -78,15 +77,6 @@ def run_together(block: Block, launch: Launch, threads: int) -> int:
 def resume_all(block: Block, launch: Launch, state: int) -> None:
     """Call the state's region for the whole block."""
     resume(launch.regions[state], block, 0, launch.threads_z, 0, launch.threads_y, 0, launch.threads_x, 0)
-
-
-def common_state(block: Block, threads: int) -> int:
-    """The state all threads are in, or MIXED."""
-    state = block.state[0]
-    different = 0
-    for thread in range(threads):
-        different |= block.state[thread] ^ state
-    return state if different == 0 else MIXED
 
 
 def resolve_together(block: Block, row: Suspension, threads: int) -> int:
@@ -102,10 +92,8 @@ def resolve_together(block: Block, row: Suspension, threads: int) -> int:
     for warp in range((threads + WARP_SIZE - 1) // WARP_SIZE):
         base = warp * WARP_SIZE
         left = threads - base
-        lanes = UINT32_MAX if left >= WARP_SIZE else (1 << left) - 1
-        if row.first == 0 and not masks_cover(block, base, lanes):
+        if not perform(block, row, base, left if left < WARP_SIZE else WARP_SIZE):
             return UNRESOLVED
-        operate(block, row.kind, row.variant, base, lanes)
     return RUNNING
 
 
@@ -119,15 +107,6 @@ def resolve_whole_barrier(block: Block, row: Suspension, threads: int) -> int:
         fill(block.ready, 0, CHOSEN, threads)
         reduce_chosen(block, threads, row.variant)
     return RUNNING
-
-
-def masks_cover(block: Block, base: int, lanes: int) -> bool:
-    """Whether every lane's mask names all lanes of its warp."""
-    missing = 0
-    for lane in range(WARP_SIZE):
-        if (lanes >> lane) & 1:
-            missing |= lanes & ~block.post_mask[base + lane]
-    return missing == 0
 
 
 # threads in different states
@@ -145,11 +124,11 @@ def run_mixed(block: Block, launch: Launch, threads: int) -> int:
         # only a barrier of all threads brings them together: at a warp operation in a loop, warps may be in different
         # iterations
         if barriers == 1 and alive == threads and yielding == 0 and all_free(block, threads):
-            state = common_state(block, threads)
+            state = common_state(block, 0, threads)
             if state >= 0:
                 block.current = state
                 return RUNNING
-        resumed = resume_free(block, launch)
+        resumed = resume_free(block, launch, threads)
         if resumed == 0:
             fail(launch, DEADLOCK, alive)
             return ABORTED
@@ -186,16 +165,38 @@ def all_free(block: Block, threads: int) -> bool:
     return True
 
 
-def resume_free(block: Block, launch: Launch) -> int:
-    """Resume each free thread by itself, in order; how many there were."""
+def resume_free(block: Block, launch: Launch, threads: int) -> int:
+    """Resume each warp in step and each other thread that is free, in order; how many threads there were."""
     resumed = 0
-    thread = 0
-    for z in range(launch.threads_z):
-        for y in range(launch.threads_y):
-            for x in range(launch.threads_x):
-                if block.ready[thread] == FREE and block.state[thread] >= 0:
-                    block.ready[thread] = WAITING
-                    resume(launch.regions[block.state[thread]], block, z, z + 1, y, y + 1, x, x + 1, thread)
-                    resumed += 1
-                thread += 1
+    for warp in range((threads + WARP_SIZE - 1) // WARP_SIZE):
+        base = warp * WARP_SIZE
+        left = threads - base
+        size = left if left < WARP_SIZE else WARP_SIZE
+        free = count_free(block, base, size)
+        if free == size and block.in_step[warp]:
+            run_warp(block, launch, base, size)
+        elif free:
+            block.in_step[warp] = 0
+            resume_lanes(block, launch, base, size)
+        resumed += free
     return resumed
+
+
+def count_free(block: Block, base: int, size: int) -> int:
+    """Threads of a warp that may go on."""
+    free = 0
+    for thread in range(base, base + size):
+        free += (block.ready[thread] == FREE) & (block.state[thread] >= 0)
+    return free
+
+
+def resume_lanes(block: Block, launch: Launch, base: int, size: int) -> None:
+    """Resume each free thread of a warp by itself, in order."""
+    for thread in range(base, base + size):
+        if block.ready[thread] == FREE and block.state[thread] >= 0:
+            row = thread // launch.threads_x
+            x = thread - row * launch.threads_x
+            z = row // launch.threads_y
+            y = row - z * launch.threads_y
+            block.ready[thread] = WAITING
+            resume(launch.regions[block.state[thread]], block, z, z + 1, y, y + 1, x, x + 1, thread)

@@ -1,5 +1,7 @@
 """The warp operations of PTX: what each lane posted becomes every lane's result. Restricted Python.
 
+A shuffled value only moves to where every lane reads it when it is resumed (``emit_shuffle``).
+
 ``lanes`` is the set of participating lanes of the warp whose first thread is ``base``. References: PTX ISA 9.7.9.6
 (shfl.sync), 9.7.13 (vote, match, activemask, redux, elect).
 """
@@ -9,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from bitfusion.device.virtual.layout import SUSPENSION, WARP_SIZE
-from bitfusion.device.virtual.records import Block
+from bitfusion.device.virtual.records import Block, Suspension
 
 SHFL: Final = SUSPENSION["shfl"]
 VOTE: Final = SUSPENSION["vote"]
@@ -19,9 +21,6 @@ ACTIVEMASK: Final = SUSPENSION["activemask"]
 ELECT: Final = SUSPENSION["elect"]
 
 # variants (layout.KernelCode.suspensions)
-UP: Final = 0
-DOWN: Final = 1
-BUTTERFLY: Final = 2
 ALL: Final = 0
 ANY: Final = 1
 UNIFORM: Final = 2
@@ -34,14 +33,37 @@ XOR: Final = 5
 MIN_UNSIGNED: Final = 6
 MAX_UNSIGNED: Final = 7
 
-LANE_MASK: Final = WARP_SIZE - 1
 UINT32_MAX: Final = 0xFFFFFFFF
+
+
+def perform(block: Block, row: Suspension, base: int, size: int) -> bool:
+    """Perform the operation at which all threads of a warp wait; False if a mask leaves one of them out."""
+    lanes = (1 << size) - 1
+    if row.first == 0 and not masks_cover(block, row, base, size):
+        return False
+    operate(block, row.kind, row.variant, base, lanes)
+    return True
+
+
+def masks_cover(block: Block, row: Suspension, base: int, size: int) -> bool:
+    """Whether the mask of each thread of a warp names all of them."""
+    named = row.second
+    if named == 0:
+        named = UINT32_MAX
+        for lane in range(size):
+            named &= block.post_mask[base + lane]
+    return ~named & ((1 << size) - 1) == 0
+
+
+def mask_of(block: Block, row: Suspension, thread: int) -> int:
+    """The lanes a thread waits for, constant or posted."""
+    return row.second & UINT32_MAX if row.second else block.post_mask[thread]
 
 
 def operate(block: Block, kind: int, variant: int, base: int, lanes: int) -> None:
     """Perform a warp operation. Anything else (bar.warp.sync) only waits."""
     if kind == SHFL:
-        shuffle(block, variant, base, lanes)
+        shuffle(block, base, lanes)
     elif kind == VOTE:
         give(block, base, lanes, vote(block, variant, base, lanes))
     elif kind == MATCH:
@@ -63,26 +85,11 @@ def give(block: Block, base: int, lanes: int, result: int) -> None:
             block.result[base + lane] = result
 
 
-def shuffle(block: Block, variant: int, base: int, lanes: int) -> None:
-    """A lane whose source is out of its segment keeps its own value."""
+def shuffle(block: Block, base: int, lanes: int) -> None:
+    """What each lane posted."""
     for lane in range(WARP_SIZE):
         if (lanes >> lane) & 1:
-            operand = block.post_a[base + lane] & LANE_MASK
-            control = block.post_c[base + lane]
-            segment = (control >> 8) & LANE_MASK
-            first = lane & segment
-            bound = first | (control & LANE_MASK & ~segment)
-            source = first | (operand & ~segment & LANE_MASK)
-            if variant == UP:
-                source = lane - operand
-            elif variant == DOWN:
-                source = lane + operand
-            elif variant == BUTTERFLY:
-                source = lane ^ operand
-            inside = source >= bound if variant == UP else source <= bound
-            source = source if inside else lane
-            block.result[base + lane] = block.post_value[base + source]
-            block.result_flag[base + lane] = inside
+            block.result[base + lane] = block.post_word[base + lane]
 
 
 def vote(block: Block, variant: int, base: int, lanes: int) -> int:
@@ -90,7 +97,7 @@ def vote(block: Block, variant: int, base: int, lanes: int) -> int:
     ballot = 0
     for lane in range(WARP_SIZE):
         if (lanes >> lane) & 1:
-            ballot |= (block.post_value[base + lane] & 1) << lane
+            ballot |= (block.post_word[base + lane] & 1) << lane
     if variant == ALL:
         return ballot == lanes
     if variant == ANY:
@@ -127,7 +134,7 @@ def reduce(block: Block, variant: int, base: int, lanes: int) -> int:
     first = 1
     for lane in range(WARP_SIZE):
         if (lanes >> lane) & 1:
-            value = block.post_value[base + lane] & UINT32_MAX
+            value = block.post_word[base + lane]
             if variant < MIN_UNSIGNED:
                 value = (value ^ 0x80000000) - 0x80000000
             total = value if first else combine(variant, total, value)

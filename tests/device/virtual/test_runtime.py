@@ -27,7 +27,7 @@ def test_the_hosts_launch_record_is_the_agreed_one():
 
 
 def test_the_fields_of_a_block_do_not_overlap():
-    widths = {"STATE": 2, "READY": 1, "POST_MASK": 4, "POST_A": 4, "POST_C": 4, "POST_VALUE": 8, "RESULT": 8}
+    widths = {"STATE": 2, "READY": 1, "POST_MASK": 4, "POST_COUNT": 4, "POST_WORD": 4, "POST_VALUE": 8, "RESULT": 4}
     ends = {name: BLOCK[name] + width * THREADS_MAX for name, width in widths.items()}
     following = list(BLOCK)
     for name, end in ends.items():

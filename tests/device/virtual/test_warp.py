@@ -7,6 +7,7 @@ import pytest
 from numba import cuda, int32
 
 from tests.device.virtual.gpu import HEADER
+from tests.device.virtual.ptx import kernel, run
 
 RANDOM = np.random.default_rng(9)
 FULL = 0xFFFFFFFF
@@ -163,3 +164,144 @@ def test_redux(gpu):
         totals = [warps.sum(1, dtype=np.int32), warps.min(1), warps.view(np.uint32).max(1).view(np.int32)]
     expected = np.stack([*totals, np.bitwise_xor.reduce(warps, axis=1)], 1)
     np.testing.assert_array_equal(out.host(), np.repeat(expected, 32, axis=0))
+
+
+def sources(mode, operand, control, linear):
+    """(the lane each lane gets its value from, whether that is the one it asked for): PTX ISA, 9.7.9.6, as in its pseudocode."""
+    lane, distance, clamp, segment = linear % 32, operand & 31, control & 31, control >> 8 & 31
+    first, last = lane & segment, (lane & segment) | (clamp & ~segment)
+    wanted = {
+        "up": lane - distance,
+        "down": lane + distance,
+        "bfly": lane ^ distance,
+        "idx": first | (distance & ~segment),
+    }[mode]
+    inside = wanted >= last if mode == "up" else wanted <= last
+    return np.where(inside, wanted, lane), inside
+
+
+SHAPES = [(64, 1), (40, 1), (16, 4), (8, 12), (12, 8)]
+THREADS = 96
+OPERANDS = {
+    "%r4": lambda _: 5,
+    "%r5": lambda linear: 7 * linear,
+    "0": lambda _: 0,
+    "16": lambda _: 16,
+    "33": lambda _: 33,
+}
+
+
+@pytest.mark.parametrize("where", ["all", "first warp"])
+@pytest.mark.parametrize("mode", ["up", "down", "bfly", "idx"])
+def test_a_shuffle_finds_its_source_in_every_segment(gpu, mode, where):
+    """Operands are the same for all threads (%r4), of each thread (%r5) or constants; beside each result its predicate is stored."""
+    usual = 0 if mode == "up" else 31
+    controls = {"%r5": (0, 7, 31, 0x1C1F, 0x1003), "%r4": (usual, 0x1800)}
+    cases = [(operand, control) for operand in OPERANDS for control in controls.get(operand, (usual, 0x1C00 | usual))]
+    lines = [
+        "mov.u32 %r1, %ntid.x; mov.u32 %r2, %tid.y; mad.lo.u32 %r0, %r2, %r1, %r0; mul.lo.u32 %r5, %r0, 7;",
+        "mov.u32 %r3, %nctaid.x; add.u32 %r4, %r3, 4; mad.wide.u32 %rd3, %r0, 4, %rd0; ld.global.u32 %r6, [%rd3];",
+        "mad.wide.u32 %rd4, %r0, 8, %rd1;"
+        + ("setp.ge.u32 %p1, %r0, 32; @%p1 bra end;" if where == "first warp" else ""),
+    ]
+    for index, (operand, control) in enumerate(cases):
+        lines.append(f"shfl.sync.{mode}.b32 %r7|%p2, %r6, {operand}, {control}, -1; selp.b32 %r8, 1, 0, %p2;")
+        lines.append(f"st.global.v2.u32 [%rd4+{8 * THREADS * index}], {{%r7, %r8}};")
+    function = gpu.load(kernel("\n".join([*lines, "end:"]), 2))
+    for shape in SHAPES:
+        linear = np.arange(shape[0] * shape[1])
+        values = RANDOM.integers(0, 2**31, linear.size).astype(np.int32)
+        arrays = gpu.array(values), gpu.array(np.full((len(cases), THREADS, 2), -1, np.int32))
+        blob = b"".join(array.address.to_bytes(8, "little") for array in arrays)
+        gpu.device.launch(gpu.stream, function, (1, 1, 1), (*shape, 1), 0, blob)
+        taking = linear < (32 if where == "first warp" else linear.size)
+        for (operand, control), out in zip(cases, arrays[1].host(), strict=True):
+            source, asked = sources(mode, OPERANDS[operand](linear), control, linear)
+            source += linear - linear % 32
+            there = np.flatnonzero(taking & (source < linear.size))
+            np.testing.assert_array_equal(out[there, 0], values[source[there]], f"{shape} {operand} {control:#x}")
+            np.testing.assert_array_equal(
+                out[: linear.size, 1], np.where(taking, asked, -1), f"{shape} {operand} {control:#x}"
+            )
+
+
+def last_block(x, out):
+    """Some lanes, or whole warps, have ended."""
+    i = cuda.grid(1)
+    if i >= x.size:
+        return
+    out[0, i] = cuda.ballot_sync(FULL, x[i] > 0)
+    out[1, i] = cuda.shfl_up_sync(FULL, x[i], 1)
+    cuda.syncthreads()
+    out[2, i] = cuda.shfl_xor_sync(FULL, x[i], 1)
+
+
+@pytest.mark.parametrize("size", [1, 20, 32, 50, 128, 160])
+def test_lanes_that_have_ended_are_not_waited_for(gpu, size):
+    x, out = RANDOM.integers(-100, 100, size).astype(np.int32), np.zeros((3, size), np.uint32)
+    gpu.run(last_block, 2, 128, x, out)
+    i = np.arange(size)
+    warps = [x[base : base + 32] for base in range(0, size, 32)]
+    ballots = [sum(int(value > 0) << lane for lane, value in enumerate(warp)) for warp in warps]
+    np.testing.assert_array_equal(out[0], np.repeat(ballots, [len(warp) for warp in warps]))
+    np.testing.assert_array_equal(out[1].view(np.int32), x[np.where(i % 32 == 0, i, i - 1)])
+    there = (i ^ 1) < size
+    np.testing.assert_array_equal(out[2].view(np.int32)[there], x[(i ^ 1)[there]])
+
+
+def test_operands_of_a_shuffle_are_kept_where_lanes_drift_apart(gpu):
+    """Odd lanes come by another way, and the operands' registers are written again: one of them by the shuffle itself."""
+    body = """
+    and.b32 %r1, %r0, 1; setp.eq.u32 %p1, %r1, 1; mul.lo.u32 %r2, %r0, 3; mov.u32 %r3, 31; mul.lo.u32 %r4, %r0, 100;
+    @%p1 bra odd; shfl.sync.bfly.b32 %r4, %r4, 2, 31, 0x55555555; bra together;
+    odd: add.u32 %r2, %r2, 1; shfl.sync.bfly.b32 %r4, %r4, 4, 31, 0xaaaaaaaa;
+    together: shfl.sync.idx.b32 %r2|%p2, %r4, %r2, %r3, -1; mov.u32 %r3, 0;
+    shfl.sync.bfly.b32 %r5, %r2, 1, 31, -1; sub.u32 %r2, %r2, %r5;
+    mad.wide.u32 %rd1, %r0, 4, %rd0; st.global.u32 [%rd1], %r2;
+    """
+    out = np.zeros(64, np.int32)
+    run(gpu, kernel(body), out, block=64)
+    i = np.arange(64)
+    values = np.where(i % 2 == 0, i ^ 2, i ^ 4) * 100
+    found = values[(i & ~31) | ((3 * i + i % 2) & 31)]
+    np.testing.assert_array_equal(out, found - found[i ^ 1])
+
+
+@pytest.mark.parametrize("shape", [(256, 1, 1), (16, 16, 1), (8, 2, 16), (24, 8, 1)])
+def test_warps_run_loops_of_shuffles_by_themselves(gpu, shape):
+    width, height, depth = shape
+
+    def loop(x, out):
+        """Each warp for itself runs a loop of shuffles in which it sometimes branches."""
+        tx, ty, tz = cuda.threadIdx.x, cuda.threadIdx.y, cuda.threadIdx.z
+        v = x[tx, ty, tz]
+        for round_ in range((tx + width * (ty + height * tz)) // 32 + 1):
+            if round_ % 2 == 0:
+                v += cuda.shfl_xor_sync(FULL, v, 1 << round_ % 5)
+            if cuda.any_sync(FULL, v > 1000):
+                v -= 500
+        out[tx, ty, tz] = v
+
+    expected, lane = RANDOM.integers(0, 1000, (width * height * depth // 32, 32)).astype(np.int32), np.arange(32)
+    x = np.ascontiguousarray(expected.reshape(depth, height, width).T)
+    out = np.zeros_like(x)
+    gpu.run(loop, 1, shape, x, out)
+    for warp, v in enumerate(expected):
+        for round_ in range(warp + 1):
+            v += v[lane ^ 1 << round_ % 5] if round_ % 2 == 0 else 0
+            v -= 500 * (v > 1000).any()
+    np.testing.assert_array_equal(out.T.ravel(), expected.ravel())
+
+
+def test_a_warp_that_spins_on_another_lets_it_run(gpu):
+    body = """
+    mov.u32 %r1, 0; shr.u32 %r2, %r0, 5; setp.eq.u32 %p1, %r2, 1; @%p1 bra signal;
+    spin: ld.volatile.shared.u32 %r3, [flag]; add.u32 %r1, %r1, 1; setp.eq.u32 %p2, %r3, 0;
+    vote.sync.any.pred %p3, %p2, -1; @%p3 bra spin; bra end;
+    signal: shfl.sync.idx.b32 %r4, %r0, 5, 31, -1; st.volatile.shared.u32 [flag], %r4; mov.u32 %r3, %r4;
+    end: mad.wide.u32 %rd1, %r0, 4, %rd0; st.global.u32 [%rd1], %r3;
+    """
+    out = np.zeros(64, np.int32)
+    start = "st.shared.u32 [flag], 0; bar.sync 0;"
+    run(gpu, kernel(start + body, declarations=".shared .align 4 .u32 flag;"), out, block=64)
+    np.testing.assert_array_equal(out, 37)
