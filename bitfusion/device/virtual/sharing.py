@@ -1,7 +1,7 @@
 """Whether one worker or several run a grid whose blocks update the same memory.
 
 Cores that take turns at a cache line are slower together than one by itself that needs no lock prefix (a histogram in global
-memory: three times). It depends on the data, so it is measured: a few blocks each way, and the rest the way that was faster.
+memory: nine times). It depends on the data, so it is measured: a few blocks each way, and the rest the way that was faster.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Final
 
 from bitfusion.device.virtual.launch_record import LaunchRecord
 
-TRIAL_SHARE: Final = 64
-"""Each way is tried with one block of so many: what the slower way costs is a few percent of the grid's time."""
+TRIAL_SHARE: Final = 256
+"""Each way is tried with one block of so many: where the slower way takes nine times as long, that is a few percent of the grid's time."""
 
 BLOCKS_MIN: Final = 2
 """Blocks of each worker in a trial: fewer would measure how long the others take to wake up."""
