@@ -52,6 +52,30 @@ ROWS_MIN = 4
 
 _Key = TypeVar("_Key")
 
+_LANEWISE = frozenset(
+    (
+        "mov",
+        "add",
+        "sub",
+        "mul",
+        "mad",
+        "fma",
+        "min",
+        "max",
+        "and",
+        "or",
+        "xor",
+        "not",
+        "shl",
+        "shr",
+        "neg",
+        "abs",
+        "selp",
+        "setp",
+    )
+)
+_NOT_LANEWISE = ("hi", "wide", "sat", "cc", "rz", "rm", "rp")
+
 _X_FIRST, _X_END = Value("i32", "%x0"), Value("i32", "%x1")
 _FIRST_LINEAR = Value("i32", "%t0")
 _ROW_LINEAR = Value("i32", "%row_linear")
@@ -269,7 +293,7 @@ class Region(RowEmitter):
         self.written = {
             name for block in blocks for i in self.plan.graph[block].all_instructions() for name in writes(i)
         }
-        short = not suffix and sum(len(self.plan.graph[block].instructions) for block in blocks) <= SHORT_LOOP_SIZE_MAX
+        short = parallel and not suffix and self._is_short(blocks)
         self.access_group, back_edge = self.unit.metadata.thread_loop(parallel, not self._divides(blocks), short)
         self.thread = _thread(suffix)
         self.registers.forget()
@@ -291,6 +315,13 @@ class Region(RowEmitter):
         following = self.define(f"tx.next{suffix}", "i32", f"add nuw nsw {x}, 1")
         self.branch(self.icmp("eq", following, _X_END), "row.next", loop, back_edge)
         self.access_group = ""
+
+    def _is_short(self, blocks: list[str]) -> bool:
+        """Whether the threads do so little, and so plainly, that the loop over them is vectorised for certain: of one that LLVM is
+        told how to vectorise and cannot it complains on standard error.
+        """
+        instructions = [i for name in blocks for i in self.plan.graph[name].instructions]
+        return len(blocks) == 1 and len(instructions) <= SHORT_LOOP_SIZE_MAX and all(map(_is_lanewise, instructions))
 
     def _divides(self, blocks: list[str]) -> bool:
         """Whether threads divide 64-bit integers each by itself: in a vectorised loop that is done lane by lane behind as
@@ -374,6 +405,16 @@ def _even(plan: Plan, point: Point | None) -> dict[str, int]:
     if point is None or not is_lockstep(point.block):
         return {}
     return {name: plan.even[name] for name in point.saved if name in plan.even and name not in plan.uniform}
+
+
+def _is_lanewise(i: Instruction) -> bool:
+    """Whether the instruction surely becomes one on vectors."""
+    return (
+        i.opcode in _LANEWISE
+        and i.predicate is None
+        and not i.has(*_NOT_LANEWISE)
+        and all(datatype.kind == "p" or datatype.name[1:] in ("32", "64") for datatype in i.types)
+    )
 
 
 def _thread(suffix: str) -> Thread:

@@ -293,6 +293,29 @@ def test_warps_run_loops_of_shuffles_by_themselves(gpu, shape):
     np.testing.assert_array_equal(out.T.ravel(), expected.ravel())
 
 
+BETWEEN_SHUFFLES = {
+    "plain": "add.f32 %f1, %f1, %f1; mad.lo.s32 %r3, %r3, 5, %r0;",
+    "predicated": "setp.gt.s32 %p1, %r3, 5; @%p1 add.u32 %r3, %r3, 1;",
+    "rounded": "add.rz.f32 %f1, %f1, 0f3f800000; cvt.rn.f16.f32 %h1, %f1; cvt.f32.f16 %f1, %h1;",
+    "special": "sin.approx.f32 %f1, %f1; ex2.approx.f32 %f1, %f1; div.s32 %r3, %r3, %r0; mul.hi.u64 %rd3, %rd3, 12345678;",
+    "memory": "mad.wide.u32 %rd2, %r0, 4, %rd0; ld.global.u32 %r3, [%rd2]; st.global.u32 [%rd2], %r0;",
+    "branch": "setp.gt.s32 %p1, %r3, 5; @%p1 bra over; add.u32 %r3, %r3, 7; over:",
+}
+
+
+@pytest.mark.parametrize("code", BETWEEN_SHUFFLES.values(), ids=BETWEEN_SHUFFLES)
+def test_nothing_is_said_about_code_between_shuffles(gpu, capfd, code):
+    """LLVM complains on standard error where it is told to vectorise what it cannot."""
+    shuffle = "shfl.sync.bfly.b32 %r3, %r3, 1, 31, -1;"
+    run(
+        gpu,
+        kernel(f"mov.u32 %r3, %r0; mov.f32 %f1, 0f3f800000; {shuffle} {code} {shuffle}"),
+        np.zeros(32, np.int32),
+        block=32,
+    )
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_warp_that_spins_on_another_lets_it_run(gpu):
     body = """
     mov.u32 %r1, 0; shr.u32 %r2, %r0, 5; setp.eq.u32 %p1, %r2, 1; @%p1 bra signal;
