@@ -9,5 +9,16 @@ from bitfusion.client.async_client import (
     AsyncStream,
     connect,
 )
+from bitfusion.client.async_control import AsyncControl, open_control
 
-__all__ = ["AsyncClient", "AsyncDeviceArray", "AsyncEvent", "AsyncFunction", "AsyncModule", "AsyncStream", "connect"]
+__all__ = [
+    "AsyncClient",
+    "AsyncControl",
+    "AsyncDeviceArray",
+    "AsyncEvent",
+    "AsyncFunction",
+    "AsyncModule",
+    "AsyncStream",
+    "connect",
+    "open_control",
+]

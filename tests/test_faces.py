@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from bitfusion import aio
-from bitfusion.client import async_client, client
+from bitfusion.client import async_client, async_control, client, control
 from bitfusion.client.array import DeviceArray
 
 PAIRS = [
@@ -17,14 +17,16 @@ PAIRS = [
     (client.Event, async_client.AsyncEvent),
     (client.Function, async_client.AsyncFunction),
     (client.Module, async_client.AsyncModule),
+    (control.Control, async_control.AsyncControl),
 ]
 
 BLOCKING_ONLY = {
     *("__enter__", "__exit__", "__setitem__", "__init__"),
+    *("fileno", "look", "turn"),
     *("refresh", "legacy_default_stream", "per_thread_default_stream", "external_stream", "add_callback", "async_done"),
 }
-"""What Python calls by itself and nobody could await (setitem and getitem stand beside the operators), and what numba.cuda has for
-threads and mapped memory."""
+"""What Python calls by itself and nobody could await (setitem and getitem stand beside the operators), what numba.cuda has for
+threads and mapped memory, and what those need who wait without a loop."""
 
 ASYNCIO_ONLY = {"__aenter__", "__aexit__", "__init__"}
 
@@ -59,4 +61,5 @@ def test_both_faces_have_the_same_methods(blocking, asyncio):
 
 def test_both_are_opened_alike():
     assert parameters(client.connect) == parameters(async_client.connect)
-    assert set(aio.__all__) == {"connect"} | {cls.__name__ for _, cls in PAIRS}
+    assert parameters(control.open_control) == parameters(async_control.open_control)
+    assert set(aio.__all__) == {"connect", "open_control"} | {cls.__name__ for _, cls in PAIRS}

@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,24 +16,20 @@ from numpy.typing import DTypeLike
 from bitfusion.client import embedded, operations
 from bitfusion.client.array import BaseArray
 from bitfusion.client.base import (
-    CONNECT_TIMEOUT_S,
-    FLUSH_DELAY_S,
     BaseClient,
     BaseEvent,
     BaseFunction,
     BaseModule,
     BaseStream,
-    Times,
     default_stream,
-    hello,
-    opening,
 )
+from bitfusion.client.greeting import CONNECT_TIMEOUT_S, FLUSH_DELAY_S, Times, opening, session
 from bitfusion.client.host import HostArray
 from bitfusion.client.operations import MemoryInfo
 from bitfusion.client.output import OnOutput, check_on_output
-from bitfusion.client.settings import target_of, token_of
 from bitfusion.session.client import Operation
 from bitfusion.session.hello import Hello
+from bitfusion.session.waiting import OnWait
 from bitfusion.transport.address import Target
 from bitfusion.transport.stream import AsyncTransport, open_session
 
@@ -46,6 +42,15 @@ def connect(
     gpus: int = 1,
     memory: int | str | None = None,
     fraction: float | None = None,
+    exclusive: bool = False,
+    filters: Iterable[str] | str = (),
+    priority: int = 0,
+    weight: int = 100,
+    wait: float | None = None,
+    on_wait: OnWait | None = None,
+    lease: str | None = None,
+    key: str | None = None,
+    gpu: int | None = None,
     token: str | None = None,
     deadline: float | None = None,
     timeout: float = CONNECT_TIMEOUT_S,
@@ -58,16 +63,27 @@ def connect(
 
     Either ``client = await connect(...)`` or ``async with connect(...) as client``.
     """
-    greeting, times = hello(gpus, memory, fraction, token_of(token)), Times.of(deadline, timeout, flush_delay)
-    return Connecting(_connect(target_of(target), greeting, times, check_on_output(on_output)))
+    wanted: dict[str, object] = {
+        "gpus": gpus,
+        "memory": memory,
+        "fraction": fraction,
+        "exclusive": exclusive,
+        "filters": filters,
+    }
+    wanted |= {"priority": priority, "weight": weight, "wait": wait}
+    address, greeting = session(target, lease, key, gpu, token, **wanted)
+    times = Times.of(deadline, timeout, flush_delay)
+    return Connecting(_connect(address, greeting, times, check_on_output(on_output), on_wait))
 
 
-async def _connect(address: Target | None, greeting: Hello, times: Times, on_output: OnOutput | None) -> AsyncClient:
-    place = address if address is not None else await _acquire()
+async def _connect(
+    address: Target | None, greeting: Hello, times: Times, on_output: OnOutput | None, on_wait: OnWait | None
+) -> AsyncClient:
+    place = address if address is not None else await acquire()
     try:
         with opening(place):
             transport = await open_session(
-                place, greeting, timeout_s=times.timeout_s, flush_delay_s=times.flush_delay_s
+                place, greeting, timeout_s=times.timeout_s, flush_delay_s=times.flush_delay_s, on_wait=on_wait
             )
     except BaseException:
         if address is None:
@@ -105,7 +121,7 @@ class Connecting(Coroutine[Any, Any, "AsyncClient"]):
         await self._client.close()
 
 
-async def _acquire() -> Target:
+async def acquire() -> Target:
     """The private appliance, started beside the loop: its start takes seconds."""
     starting = asyncio.get_running_loop().run_in_executor(None, embedded.acquire)
     try:

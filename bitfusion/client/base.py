@@ -5,19 +5,12 @@ Each face gives these classes their methods, one line each, by running the opera
 
 from __future__ import annotations
 
-import contextlib
-import getpass
-import os
-import socket
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bitfusion import limits
 from bitfusion.client import copies, operations
 from bitfusion.client.array import BaseArray, new_layout
 from bitfusion.client.core import (
@@ -32,20 +25,10 @@ from bitfusion.client.core import (
 from bitfusion.client.host import check_dtype, host_order
 from bitfusion.client.operations import Kernel
 from bitfusion.client.output import OnOutput, Screen
-from bitfusion.client.settings import size
-from bitfusion.errors import (
-    ConfigError,
-    ConnectError,
-    ConnectionLostError,
-    DeadlineError,
-    InvalidHandleError,
-    LaunchError,
-    RemoteProtocolError,
-)
+from bitfusion.errors import InvalidHandleError, LaunchError
 from bitfusion.metrics import SessionMetrics
 from bitfusion.session.client import ClientSession, Operation
-from bitfusion.session.hello import TEXT_SIZE_MAX, Hello, Welcome
-from bitfusion.transport.address import Target
+from bitfusion.session.hello import Welcome
 from bitfusion.types import DeviceInfo, Dim3, FunctionInfo
 from bitfusion.wire.operations import Opcode
 
@@ -224,88 +207,3 @@ def dim3(value: object, noun: str) -> Dim3:
     if min(x, y, z) < 1 or max(x, y, z) > 2**31 - 1:
         raise LaunchError(f"the {noun} {(x, y, z)} cannot be launched: each dimension is 1 to {2**31 - 1}")
     return x, y, z
-
-
-def hello(gpus: int, memory: int | str | None, fraction: float | None, token: str | None) -> Hello:
-    """What this process asks for, with its name as others will see it. ConfigError for what is no number."""
-    user = ""
-    with contextlib.suppress(OSError, KeyError):  # a container's user need not have a name
-        user = getpass.getuser()
-    return Hello(
-        gpus=_whole(gpus, "gpus"),
-        memory=None if memory is None else _whole(size(memory), "memory"),
-        fraction=_share(fraction),
-        token=token,
-        user=user[:TEXT_SIZE_MAX],
-        hostname=socket.gethostname()[:TEXT_SIZE_MAX],
-        program=os.path.basename(sys.argv[0] if sys.argv else "")[:TEXT_SIZE_MAX],
-        pid=os.getpid(),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """What ``connect`` was given of times, in seconds."""
-
-    deadline_s: float | None
-    timeout_s: float
-    flush_delay_s: float
-
-    @classmethod
-    def of(cls, deadline: object, timeout: object, flush_delay: object) -> Times:
-        """ConfigError for what is no time."""
-        return cls(
-            None if deadline is None else _seconds(deadline, "deadline"),
-            _seconds(timeout, "timeout"),
-            0.0 if flush_delay == 0 else _seconds(flush_delay, "flush_delay"),
-        )
-
-
-def _seconds(value: object, noun: str) -> float:
-    if not isinstance(value, int | float | np.integer | np.floating) or not 0 < value <= TIME_MAX_S:
-        raise ConfigError(f"{noun} must be a number of seconds above 0 and at most {TIME_MAX_S:.0f}, not {value!r}")
-    return float(value)
-
-
-def _whole(value: object, noun: str) -> int:
-    """An integer of any type as Python's own; whether it can be granted is for the server to say."""
-    if isinstance(value, int | np.integer) and -(2**63) <= value < 2**63:
-        return int(value)
-    raise ConfigError(f"{noun} must be a whole number, not {value!r}")
-
-
-def _share(fraction: float | None) -> float | None:
-    if fraction is None:
-        return None
-    if not isinstance(fraction, int | float | np.integer | np.floating) or not 0 < fraction <= 1:
-        raise ConfigError(f"fraction must be above 0 and at most 1 (1 is the whole GPU's memory), not {fraction!r}")
-    return float(fraction)
-
-
-@contextlib.contextmanager
-def opening(place: Target) -> Iterator[None]:
-    """What goes wrong before there is a session, as what it means to somebody who wants one: ConnectError, saying what to do."""
-    try:
-        yield
-    except RemoteProtocolError as error:
-        raise ConnectError(
-            f"{place} did not answer as a bitfusion appliance does: {error.message}; "
-            "check the host and the port, and that both sides have the same release of bitfusion"
-        ) from error
-    except ConnectionLostError as error:
-        raise ConnectError(
-            f"{place} closed the connection before it answered; check the host and the port, and whether the appliance is stopping"
-        ) from error
-    except DeadlineError as error:
-        raise ConnectError(
-            f"{place} took the connection but did not open a session in time; check the host and the port, or give it a longer timeout"
-        ) from error
-
-
-TIME_MAX_S = 1e6
-"""Eleven days: a longer time is a slip, and infinity is more than the clocks of the system take."""
-
-CONNECT_TIMEOUT_S = 30.0
-"""For the whole of opening a session: TCP, the hello, a place on a GPU and a worker."""
-
-FLUSH_DELAY_S = limits.FLUSH_DELAY_S

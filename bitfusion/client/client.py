@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -15,26 +15,22 @@ from numpy.typing import DTypeLike
 from bitfusion.client import embedded, operations
 from bitfusion.client.array import DeviceArray
 from bitfusion.client.base import (
-    CONNECT_TIMEOUT_S,
-    FLUSH_DELAY_S,
     BaseClient,
     BaseEvent,
     BaseFunction,
     BaseModule,
     BaseStream,
-    Times,
     default_stream,
-    hello,
-    opening,
 )
 from bitfusion.client.callbacks import SUCCESS, UNKNOWN, Callbacks
 from bitfusion.client.core import LEGACY_STREAM, PER_THREAD_STREAM, Owned
+from bitfusion.client.greeting import CONNECT_TIMEOUT_S, FLUSH_DELAY_S, Times, opening, session
 from bitfusion.client.mirror import Mirror
 from bitfusion.client.operations import MemoryInfo
 from bitfusion.client.output import OnOutput, Screen, check_on_output
-from bitfusion.client.settings import target_of, token_of
 from bitfusion.errors import BitfusionError, UnsupportedError
 from bitfusion.session.client import ClientSession, Operation
+from bitfusion.session.waiting import OnWait
 from bitfusion.transport.blocking import open_session
 
 if TYPE_CHECKING:
@@ -49,26 +45,55 @@ def connect(
     gpus: int = 1,
     memory: int | str | None = None,
     fraction: float | None = None,
+    exclusive: bool = False,
+    filters: Iterable[str] | str = (),
+    priority: int = 0,
+    weight: int = 100,
+    wait: float | None = None,
+    on_wait: OnWait | None = None,
+    lease: str | None = None,
+    key: str | None = None,
+    gpu: int | None = None,
     token: str | None = None,
     deadline: float | None = None,
     timeout: float = CONNECT_TIMEOUT_S,
     flush_delay: float = FLUSH_DELAY_S,
     on_output: OnOutput | None = None,
 ) -> Client:
-    """Lease a GPU and open a session on it.
+    """Open a session on a GPU: on one leased for it, or on GPU ``gpu`` of a lease that is there.
 
     ``target`` is ``host:port`` (``host``, ``[v6]:port``); without one BITFUSION_SERVER is asked, and without that a private appliance
     is started in a child process. ``memory`` is bytes (or text such as ``"2GiB"``), ``fraction`` a share of the GPU's memory; with
-    neither the lease is the whole GPU. ``deadline`` bounds each later call, ``timeout`` the opening, in seconds. Posted
+    neither the lease is the whole GPU. ``exclusive``: nobody else on it. ``filters`` say which GPUs will do (``"device.memory>=16GiB"``),
+    ``priority`` who is served first, ``weight`` what part of a busy GPU's time is this lease's, beside the usual 100.
+
+    Where it does not fit now, the request waits in the server's queue: for ``wait`` seconds, 0 for not at all, by default as long as it
+    takes; ``on_wait`` is told of each place in it (``session.waiting.Waiting``). A private appliance lets nobody wait.
+
+    ``lease`` and ``key`` (or ``lease="id:key"``) name a lease instead; without them BITFUSION_LEASE is asked where BITFUSION_SERVER is.
+    The session has what that lease has left; ``memory`` and the like do not count then.
+
+    ``deadline`` bounds each later call, ``timeout`` the opening (without the queue), in seconds. Posted
     work leaves at the latest ``flush_delay`` seconds after the program goes idle. What kernels print goes to standard output, or as text to
     ``on_output``, inside the call that waited for them. Raises the ConnectError branch, ConfigError.
     """
-    greeting, times = hello(gpus, memory, fraction, token_of(token)), Times.of(deadline, timeout, flush_delay)
-    address, on_output = target_of(target), check_on_output(on_output)
+    wanted: dict[str, object] = {
+        "gpus": gpus,
+        "memory": memory,
+        "fraction": fraction,
+        "exclusive": exclusive,
+        "filters": filters,
+    }
+    wanted |= {"priority": priority, "weight": weight, "wait": wait}
+    address, greeting = session(target, lease, key, gpu, token, **wanted)
+    times = Times.of(deadline, timeout, flush_delay)
+    on_output = check_on_output(on_output)
     place = address or embedded.acquire()
     try:
         with opening(place):
-            transport = open_session(place, greeting, timeout_s=times.timeout_s, flush_delay_s=times.flush_delay_s)
+            transport = open_session(
+                place, greeting, timeout_s=times.timeout_s, flush_delay_s=times.flush_delay_s, on_wait=on_wait
+            )
     except BaseException:
         if address is None:
             embedded.release()

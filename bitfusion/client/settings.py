@@ -1,5 +1,6 @@
 """What the environment says: BITFUSION_SERVER, _TOKEN, _GPUS, _MEMORY, _FRACTION, as ``bitfusion run`` sets them.
 
+BITFUSION_LEASE (``id:key``) names a lease on that server, and BITFUSION_GPU which of its GPUs a session is on, by default the first.
 For a private appliance also BITFUSION_KERNEL_TIMEOUT and _CHECK.
 """
 
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from bitfusion.errors import ConfigError
@@ -27,6 +28,43 @@ class Settings:
     gpus: int = 1
     memory: int | None = None
     fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What opens a lease on a server: a session on GPU number ``gpu`` of it."""
+
+    lease: str
+    key: str = field(repr=False)
+    gpu: int = 0
+
+    def on(self, gpu: int) -> Key:
+        """The same for another GPU of the lease."""
+        return Key(self.lease, self.key, gpu)
+
+
+def key_of(lease: str | None, key: str | None, gpu: int | None, *, of_environment: bool) -> Key | None:
+    """The lease that was named, as ``id`` and ``key`` or as ``id:key``; else, if it may be, the environment's. ConfigError."""
+    if lease is None and key is None and of_environment and (text := os.environ.get("BITFUSION_LEASE")):
+        found = _read("BITFUSION_GPU", _number) if gpu is None else gpu
+        return _pair(text, found or 0, "the environment variable BITFUSION_LEASE")
+    if lease is None:
+        if key is not None or gpu is not None:
+            raise ConfigError("key and gpu are of a lease: give lease too")
+        return None
+    if not isinstance(lease, str) or not isinstance(key, str | None):
+        raise ConfigError("lease and key are texts, as the lease was granted with")
+    if key is None:
+        return _pair(lease, gpu or 0, "lease, given without key,")
+    return Key(lease, key, gpu or 0)
+
+
+def _pair(text: str, gpu: int, what: str) -> Key:
+    """What is said of the text must not show it: it has the key in it."""
+    lease, _, key = text.partition(":")
+    if not lease or not key:
+        raise ConfigError(f"{what} must be id:key, as the lease was granted with")
+    return Key(lease, key, gpu)
 
 
 def from_environment() -> Settings:
@@ -90,6 +128,12 @@ def _check(text: str) -> str:
 def _count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) <= GPU_COUNT_MAX:
         raise ConfigError(f"write a number of GPUs, 1 to {GPU_COUNT_MAX}")
+    return int(text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) >= GPU_COUNT_MAX:
+        raise ConfigError("write the number of one of the lease's GPUs, from 0")
     return int(text)
 
 

@@ -12,6 +12,7 @@ import ipaddress
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import stat
@@ -26,10 +27,13 @@ import uvloop
 from bitfusion.device.discovery import discover, machine_memory
 from bitfusion.errors import BindError, BitfusionError, ConfigError, encode
 from bitfusion.pool.pool import Pool
+from bitfusion.server.leases import Leases
+from bitfusion.server.ledgers import Ledgers
+from bitfusion.server.listing import Identity
 from bitfusion.server.server import Server
 from bitfusion.server.workers import Workers
 from bitfusion.transport.address import PORT_DEFAULT, Target, resolve
-from bitfusion.types import DeviceSpec, KernelRules, format_size
+from bitfusion.types import DeviceSpec, KernelRules, ServerSpec, format_size
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +105,10 @@ class Daemon:
         self._listener = listener
         self._workers = Workers(sorted({device.kind for device in devices}), cache_dir, settings.log_level)
         rules = KernelRules(settings.kernel_timeout, settings.check)
-        self._server = Server(Pool(devices), self._workers, cache_dir, rules)
+        hostname, address = socket.gethostname(), str(Target(*listener.getsockname()[:2]))
+        identity = Identity(secrets.token_hex(8), hostname, address)
+        self._leases = Leases(Pool(devices, server=ServerSpec(hostname)), Ledgers(devices))
+        self._server = Server(self._leases, identity, self._workers, cache_dir, rules)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:

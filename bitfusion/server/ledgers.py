@@ -68,6 +68,10 @@ class Ledgers:
             min((usage.idle_s for usage in sessions), default=float("inf")),
         )
 
+    def session_usage(self, lease_id: str, gpu: int, row: int) -> Usage:
+        """Of the session in ``row`` of the ledger of a lease's GPU."""
+        return session_usage(self._rows[lease_id][gpu][0], row)
+
     def stop(self) -> None:
         """Close the tables; workers that still run keep theirs."""
         for ledger in self._ledgers.values():

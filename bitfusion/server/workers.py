@@ -60,6 +60,14 @@ class Worker:
         with contextlib.suppress(OSError):  # it is ending by itself
             self.lifeline.shutdown(socket.SHUT_RDWR)
 
+    async def stop(self) -> None:
+        """Ask the worker to end, wait until it has, and kill it should it stay."""
+        self.dismiss()
+        if not (await asyncio.wait([self.ended], timeout=WORKER_STOP_TIMEOUT_S))[0]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            await asyncio.wait([self.ended])
+
     def evict(self) -> None:
         """Ask the worker to move its session's memory to the host."""
         with contextlib.suppress(OSError):

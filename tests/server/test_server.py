@@ -11,6 +11,9 @@ import pytest
 
 from bitfusion.pool.pool import Pool
 from bitfusion.server import server
+from bitfusion.server.leases import Leases
+from bitfusion.server.ledgers import Ledgers
+from bitfusion.server.listing import Identity
 from bitfusion.server.server import Server
 from bitfusion.server.workers import Workers
 from bitfusion.types import KernelRules
@@ -38,7 +41,11 @@ async def test_a_connection_that_breaks_while_it_waits_delays_nobody(monkeypatch
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         listener.setblocking(False)
-        serving = asyncio.create_task(Server(Pool([]), Workers([], None), None, KernelRules()).serve(listener))
+        serving = asyncio.create_task(
+            Server(
+                Leases(Pool([]), Ledgers([])), Identity("id", "host", "addr"), Workers([], None), None, KernelRules()
+            ).serve(listener)
+        )
         async with asyncio.timeout(30):
             reader, writer = await asyncio.open_connection(*listener.getsockname())
             writer.write(b"no hello, but enough to be answered\n")

@@ -1,0 +1,52 @@
+"""A granted lease as the daemon holds it: its sessions, why it is to end, and when it is free. No policy."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from bitfusion.errors import OPEN_ANOTHER, LeaseEndedError
+from bitfusion.pool.request import Holder
+
+
+@dataclass(slots=True)
+class SessionRow:
+    """One session on a lease, as listings show it: on GPU number ``gpu`` of the lease, in row ``row`` of that GPU's ledger."""
+
+    id: str
+    gpu: int
+    row: int
+    holder: Holder
+    pid: int = 0
+    """The worker's; 0 while it starts."""
+
+
+@dataclass(slots=True)
+class Held:
+    """What the daemon knows of a lease beside what the pool does."""
+
+    id: str
+    sessions: dict[str, SessionRow] = field(default_factory=dict)
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when its sessions are to end."""
+    free: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when its memory is free."""
+    reason: str = ""
+    """Why it ends."""
+    used_at: float = field(default_factory=time.monotonic)
+    """When a session last began or ended."""
+    lifetime: asyncio.TimerHandle | None = None
+    idle: asyncio.TimerHandle | None = None
+
+    def over(self) -> LeaseEndedError:
+        """What the clients on it are told."""
+        return LeaseEndedError(
+            f"the lease {self.id} has ended: {self.reason}; memory and kernels of its sessions are gone, {OPEN_ANOTHER}"
+        )
+
+    def cancel_timers(self) -> None:
+        """It ends before they do."""
+        for timer in (self.lifetime, self.idle):
+            if timer is not None:
+                timer.cancel()
