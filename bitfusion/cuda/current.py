@@ -34,10 +34,13 @@ _opened: list[tuple[Client, Report | None]] = []
 def connect_environment() -> Client:
     """The lease that the environment asks for. Raises the ConnectError branch, ConfigError."""
     settings = from_environment()
+    hooked = os.environ.get("BITFUSION_HOOK")  # it would wait for what its own parent has
     try:
-        return connect(gpus=settings.gpus, memory=settings.memory, fraction=settings.fraction)
+        return connect(
+            gpus=settings.gpus, memory=settings.memory, fraction=settings.fraction, wait=0 if hooked else None
+        )
     except CapacityError as error:
-        if os.environ.get("BITFUSION_HOOK") and settings.memory is None and settings.fraction is None:
+        if hooked and settings.memory is None and settings.fraction is None:
             error.add_note(WHOLE_GPU)
         raise
 

@@ -341,7 +341,7 @@ async def test_launch_shapes_that_are_none(client, grid, block, error):
         ({"gpus": 0}, ConfigError),
         ({"gpus": "one"}, ConfigError),
         ({"gpus": 1.5}, ConfigError),
-        ({"gpus": 2}, CapacityError),
+        ({"gpus": 2}, ConfigError),
         ({"memory": 0}, ConfigError),
         ({"memory": -1}, ConfigError),
         ({"memory": 2**70}, ConfigError),

@@ -91,7 +91,7 @@ def test_a_clients_death_frees_all_it_held(appliance):
     with client:
         client.stdout.readline()
         with pytest.raises(CapacityError, match="no GPU has room"):
-            opened(appliance, Hello())
+            opened(appliance, Hello(wait=0))
         (worker,) = appliance.workers()
         before = len(appliance.lines)
         client.kill()

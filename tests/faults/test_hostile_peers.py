@@ -101,7 +101,7 @@ def hello(version: int = 1, **changes: object) -> bytes:
         (encode_header(Kind.HELLO, metadata_size=1) + b"\xc1", RemoteProtocolError, "msgpack"),
         (encode_header(Kind.HELLO), RemoteProtocolError, "must be a map"),
         (hello(gpus=0), ConfigError, "at least 1 GPU"),
-        (hello(gpus=2), CapacityError, "1 GPU in this version"),
+        (hello(gpus=2), CapacityError, "a session is on 1 GPU"),
         (hello(memory=-1), ConfigError, "memory must be"),
         (hello(memory=2**62), BitfusionError, ""),
         (hello(memory=None, fraction=0.0), ConfigError, "fraction must be"),

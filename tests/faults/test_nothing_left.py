@@ -135,7 +135,7 @@ def settle(appliance: Appliance) -> None:
     while client is None and time.monotonic() < deadline:
         before = len(appliance.lines)
         try:
-            client = bitfusion.connect(appliance.address, fraction=1.0)
+            client = bitfusion.connect(appliance.address, fraction=1.0, wait=0)
         except CapacityError:
             appliance.wait_log(": released", after=before)
     assert client is not None
