@@ -56,6 +56,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         " mistake in a kernel end its session without a word (default: %(default)s)",
     )
     parser.add_argument(
+        "--oversubscribe",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="lease up to FACTOR times the memory there is; memory of idle sessions is moved to this machine's and back on use"
+        " (default: %(default)g)",
+    )
+    parser.add_argument(
         "--log-level",
         default="WARNING",
         type=_level,

@@ -58,6 +58,7 @@ class Settings:
     insecure: bool = False
     kernel_timeout: float | None = None
     check: str = "all"
+    oversubscribe: float = 1.0
     log_level: str = "WARNING"
 
 
@@ -107,7 +108,8 @@ class Daemon:
         rules = KernelRules(settings.kernel_timeout, settings.check)
         hostname, address = socket.gethostname(), str(Target(*listener.getsockname()[:2]))
         identity = Identity(secrets.token_hex(8), hostname, address)
-        self._leases = Leases(Pool(devices, server=ServerSpec(hostname)), Ledgers(devices))
+        pool = Pool(devices, oversubscribe=settings.oversubscribe, server=ServerSpec(hostname))
+        self._leases = Leases(pool, Ledgers(devices, settings.oversubscribe))
         self._server = Server(self._leases, identity, self._workers, cache_dir, rules)
         self._stop = asyncio.Event()
 

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bitfusion.limits import MEMORY_CHUNK_SIZE
 from bitfusion.pool.lease import Lease
 from bitfusion.pool.ledger import Ledger
+from bitfusion.server.residence import Residence
 from bitfusion.types import DeviceSpec
 
 
@@ -22,10 +24,13 @@ class Usage:
 
 
 class Ledgers:
-    """One ledger per GPU of ``devices``."""
+    """One ledger per GPU of ``devices``. ``oversubscribe`` above 1: more is leased than there is, and memory moves to the host and back."""
 
-    def __init__(self, devices: Sequence[DeviceSpec]) -> None:
-        self._ledgers = {device.uuid: Ledger.create() for device in devices}
+    def __init__(self, devices: Sequence[DeviceSpec], oversubscribe: float = 1.0) -> None:
+        self._ledgers = {
+            device.uuid: Ledger.create(_leasable(device) if oversubscribe > 1 else 0) for device in devices
+        }
+        self._residences = {uuid: Residence(ledger) for uuid, ledger in self._ledgers.items()}
         self._rows: dict[str, tuple[tuple[Ledger, int], ...]] = {}
 
     def open(self, lease: Lease, *, weight: int = 100, cap: int | None = None) -> None:
@@ -58,6 +63,10 @@ class Ledgers:
         finally:
             ledger.close_session(row)
 
+    def residence(self, lease: Lease, gpu: int = 0) -> Residence:
+        """Who has its memory on GPU number ``gpu`` of a lease."""
+        return self._residences[lease.shares[gpu].device.uuid]
+
     def lease_usage(self, lease_id: str, gpu: int = 0) -> Usage:
         """Of all sessions of a lease on one of its GPUs; ``idle_s`` is infinite where none has done anything."""
         ledger, lease = self._rows[lease_id][gpu]
@@ -77,6 +86,11 @@ class Ledgers:
         for ledger in self._ledgers.values():
             ledger.close()
         self._ledgers.clear()
+
+
+def _leasable(device: DeviceSpec) -> int:
+    """Bytes in whole chunks."""
+    return device.memory_size // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
 
 
 def session_usage(ledger: Ledger, row: int) -> Usage:

@@ -201,7 +201,8 @@ class Server:
             )
             worker = await self._workers.spawn(assignment, connection, ledger.descriptor)
             row.pid = worker.pid
-            await self._attend(held, session_id, worker, connection)
+            with self._leases.ledgers.residence(lease, hello.gpu).place(row.row, worker):
+                await self._attend(held, session_id, worker, connection)
 
     async def _attend(self, held: Held, session_id: str, worker: Worker, connection: socket.socket) -> None:
         """Until the worker has ended; its client is told why, where that was not the client's own wish."""
