@@ -26,9 +26,13 @@ def console() -> Console:
     """Standard output. Without a terminal: no colours."""
     from rich.console import Console  # which takes longer to import than `run` may take to start
 
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # which rich would make an exit with code 1 of; cli/main.py has the code for it
+
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=PLAIN)
-    return Console(markup=False, emoji=False, highlight=False, width=_width())
+    return Ours(markup=False, emoji=False, highlight=False, width=None if sys.stdout.isatty() else _width())
 
 
 PLAIN = "bitfusion-plain"
@@ -43,11 +47,11 @@ codecs.register_error(
 
 
 def _width() -> int:
-    """Columns: what COLUMNS says, else those of the terminal that any of our streams is, as in ``bitfusion smi | less``."""
+    """Columns where the output is no terminal: what COLUMNS says, else those of one that another stream is (``bitfusion smi | less``)."""
     named = os.environ.get("COLUMNS", "")
     if named.isdecimal() and 0 < int(named) < 10_000:
         return int(named)
-    for stream in (1, 2, 0):
+    for stream in (2, 0):
         with contextlib.suppress(OSError):
             if columns := os.get_terminal_size(stream).columns:
                 return columns

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from typing import TYPE_CHECKING
-
-from bitfusion.cli.words import time_text
 
 if TYPE_CHECKING:
     from bitfusion.session.waiting import Waiting
@@ -25,7 +22,6 @@ class Queueing:
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._started = time.monotonic()
         self._said = ""
 
     def __enter__(self) -> Queueing:
@@ -43,15 +39,14 @@ class Queueing:
             return
         self._said = text
         if self._live:
-            waited = time_text(time.monotonic() - self._started)
-            sys.stderr.write(ERASE + f"bitfusion: {text}, for {waited}"[: _columns() - 1])
+            sys.stderr.write(ERASE + f"bitfusion: {text}"[: _columns() - 1])
         else:
             sys.stderr.write(f"bitfusion: {text}\n")
         sys.stderr.flush()
 
 
 def place_text(waiting: Waiting) -> str:
-    """``waiting, 2nd of 5: NVIDIA H100 (cuda 0): 3 leases on it, ...``."""
+    """``waiting, 2 of 5 in the queue: NVIDIA H100 (cuda 0): 3 leases on it, ...``."""
     if not waiting.position:
         return "the lease is granted"
     reason = waiting.reason or "; ".join(f"{name}: {why}" for name, why in waiting.reasons)

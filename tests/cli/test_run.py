@@ -52,8 +52,11 @@ def python(code):
         ["-m", "0"],
         ["-m", "12 parsecs"],
         ["-m", "900TiB"],
-        ["-n", "2"],
+        ["-n", "2", "--in-process"],
         ["-p", "0.5", "-m", "100"],
+        ["--timeout", "5", "--no-wait"],
+        ["--filter", "device.memry>=1GiB"],
+        ["--filter", "python"],
         ["--server", "a b:c"],
         ["--server", "host:99999999"],
         ["--server", "http://127.0.0.1:56001"],
@@ -82,7 +85,11 @@ def test_wrong_options_are_refused_before_anything_starts(options, tmp_path, cap
     ("options", "words"),
     [
         (["-m", "abc"], "write a number of MiB, or one with a unit"),
-        (["-n", "2"], "this version leases one to a session"),
+        (["-n", "2", "--in-process"], "has one device: ask for 1 GPU"),
+        (["--filter", "device.memry>=1GiB"], "device.memory"),
+        (["--timeout", "soon"], "90, 30m, 8h"),
+        (["--in-process", "--no-wait"], "leave out --no-wait"),
+        (["--in-process", "--filter", "device.name=x"], "leave out --filter"),
         (["--report", "."], "cannot be written to .: Is a directory"),
         (["--report", "/no/such/directory/report.json"], "No such file or directory"),
         (["--server", "http://127.0.0.1:56001"], "write host:port"),
@@ -101,7 +108,7 @@ def test_the_message_says_what_to_do(options, words, monkeypatch, capsys):
 
 
 def test_a_report_that_was_only_tried_leaves_nothing(tmp_path):
-    assert main(["run", "--report", str(tmp_path / "report.json"), "-n", "2", "true"]) == ExitCode.USAGE
+    assert main(["run", "--report", str(tmp_path / "report.json"), "--in-process", "-n", "2", "true"]) == ExitCode.USAGE
     assert not list(tmp_path.iterdir())
 
 
@@ -153,7 +160,7 @@ def test_a_program_is_needed(arguments, capsys):
         ("BITFUSION_FRACTION", "nan", "write a share"),
         ("BITFUSION_GPUS", "foo", "write a number of GPUs"),
         ("BITFUSION_GPUS", "0", "write a number of GPUs"),
-        ("BITFUSION_GPUS", "2", "this version leases one"),
+        ("BITFUSION_GPUS", "2", "has one device"),
         ("BITFUSION_MEMORY", "lots", "write bytes"),
         ("BITFUSION_MEMORY", "0", "needs some memory"),
     ],
@@ -175,7 +182,9 @@ def test_two_variables_that_cannot_be_together(monkeypatch, capsys):
 def test_a_private_appliance_offers_what_the_variable_says(tmp_path):
     environment = {**os.environ, "BITFUSION_DEVICES": "null"}
     done = run("--state-dir", str(tmp_path / "state"), "-m", "2", "true", env=environment)
-    assert (done.returncode, done.stderr) == (0, "bitfusion: 2 MiB of 64 GiB of Null device\n")
+    assert done.returncode == 0 and done.stderr.startswith(
+        "bitfusion: leased GPU 0 (Null device) with 2 MiB of memory from 127.0.0.1:"
+    )
 
 
 def test_help_needs_no_server_parts():
@@ -213,10 +222,10 @@ def test_what_the_program_is_told(null_appliance):
     done = run("--server", null_appliance.address, "-n", "1", "-p", "0.25", "--", *show, env=environment)
     told = ast.literal_eval(done.stdout)
     assert told["BITFUSION_SERVER"] == null_appliance.address
-    assert (told["BITFUSION_GPUS"], told["BITFUSION_FRACTION"]) == ("1", "0.25")
-    assert "BITFUSION_MEMORY" not in told
+    assert len(told["BITFUSION_LEASE"].split(":")) == 2
+    assert not set(told) & {"BITFUSION_GPUS", "BITFUSION_FRACTION", "BITFUSION_MEMORY"}
     assert told["PYTHONPATH"].split(os.pathsep) == [told["BITFUSION_HOOK"], "/mine"]
-    assert "of Null device" in done.stderr
+    assert "with 16384 MiB of memory" in done.stderr
 
 
 def test_the_rest_of_its_environment_is_as_it_was(null_appliance):
@@ -231,10 +240,10 @@ def test_the_rest_of_its_environment_is_as_it_was(null_appliance):
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("64", 64 << 20), ("63.5", 127 << 19), ("64MiB", 64 << 20), ("0.0625GiB", 64 << 20)]
+    ("text", "size"), [("64", 64 << 20), ("63.5", 64 << 20), ("64MiB", 64 << 20), ("0.0625GiB", 64 << 20)]
 )
 def test_memory_is_mib_or_has_a_unit(text, size, null_appliance):
-    show = python("import os; print(os.environ['BITFUSION_MEMORY'])")
+    show = python("import bitfusion; print(bitfusion.connect().welcome.memory_limit)")
     done = run("-q", "--server", null_appliance.address, "-m", text, *show)
     assert (int(done.stdout), done.stderr) == (size, "")
 
