@@ -7,7 +7,9 @@ import logging
 from pathlib import Path
 
 from bitfusion.cli.exit_codes import ExitCode
+from bitfusion.cli.options import duration
 from bitfusion.daemon.daemon import Settings, run, state_dir_default
+from bitfusion.pool.placement import Strategy
 from bitfusion.transport.address import PORT_DEFAULT
 from bitfusion.types import CHECKS
 
@@ -36,7 +38,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         " (default: auto, the machine's NVIDIA GPUs, else a virtual one)",
     )
     parser.add_argument(
-        "--state-dir", type=Path, help=f"where the kernel cache is kept (default: {state_dir_default()})"
+        "--state-dir",
+        type=Path,
+        help=f"where the kernel cache is kept; one appliance's at a time (default: {state_dir_default()})",
     )
     parser.add_argument("--ready-file", type=Path, help="once ready, write a JSON object with address and pid here")
     parser.add_argument(
@@ -62,6 +66,27 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FACTOR",
         help="lease up to FACTOR times the memory there is; memory of idle sessions is moved to this machine's and back on use"
         " (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--strategy",
+        choices=[item.value for item in Strategy],
+        default=Strategy.PACK.value,
+        help="which GPU a lease gets: the fullest that will do, so that whole ones stay free, or the emptiest (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lifetime", type=duration, metavar="TIME", help="the longest life of a lease: 90, 30m, 8h (default: no limit)"
+    )
+    parser.add_argument(
+        "--idle-warning",
+        type=duration,
+        metavar="TIME",
+        help="mark a lease, in the log and in listings, whose GPUs have done nothing for so long (default: never)",
+    )
+    parser.add_argument(
+        "--idle-timeout",
+        type=duration,
+        metavar="TIME",
+        help="take a lease back whose GPUs have done nothing for so long (default: never)",
     )
     parser.add_argument(
         "--log-level",

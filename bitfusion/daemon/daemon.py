@@ -12,7 +12,7 @@ import ipaddress
 import json
 import logging
 import os
-import secrets
+import resource
 import signal
 import socket
 import stat
@@ -24,10 +24,12 @@ from typing import TextIO
 
 import uvloop
 
+from bitfusion.daemon.state_lock import locked, server_id
 from bitfusion.device.discovery import discover, machine_memory
 from bitfusion.errors import BindError, BitfusionError, ConfigError, encode
+from bitfusion.pool.placement import Strategy
 from bitfusion.pool.pool import Pool
-from bitfusion.server.leases import Leases
+from bitfusion.server.leases import Leases, Terms
 from bitfusion.server.ledgers import Ledgers
 from bitfusion.server.listing import Identity
 from bitfusion.server.server import Server
@@ -59,7 +61,16 @@ class Settings:
     kernel_timeout: float | None = None
     check: str = "all"
     oversubscribe: float = 1.0
+    strategy: str = Strategy.PACK
+    lifetime: float | None = None
+    idle_warning: float | None = None
+    idle_timeout: float | None = None
     log_level: str = "WARNING"
+
+    @property
+    def private(self) -> bool:
+        """Whether it is one program's own, which shares a state directory's cache with others and keeps nothing else there."""
+        return self.lifeline_fd is not None
 
 
 def state_dir_default() -> Path:
@@ -84,7 +95,9 @@ def _run(settings: Settings, ready: TextIO | None) -> None:
     devices = discover(settings.devices)
     _warn_of_memory(devices)
     cache_dir = _prepare_cache(settings.state_dir)
-    with _listen(settings) as listener:
+    ours = contextlib.nullcontext() if cache_dir is None or settings.private else locked(cache_dir.parent)
+    _raise_limit()
+    with ours, _listen(settings) as listener:
         _prepare_ready_file(settings.ready_file)  # not before: it may be that of the appliance which has the port
         uvloop.run(Daemon(settings, devices, listener, cache_dir, ready).run())
 
@@ -107,9 +120,13 @@ class Daemon:
         self._workers = Workers(sorted({device.kind for device in devices}), cache_dir, settings.log_level)
         rules = KernelRules(settings.kernel_timeout, settings.check)
         hostname, address = socket.gethostname(), str(Target(*listener.getsockname()[:2]))
-        identity = Identity(secrets.token_hex(8), hostname, address)
-        pool = Pool(devices, oversubscribe=settings.oversubscribe, server=ServerSpec(hostname))
-        self._leases = Leases(pool, Ledgers(devices, settings.oversubscribe))
+        state_dir = None if cache_dir is None or settings.private else cache_dir.parent
+        identity = Identity(server_id(state_dir), hostname, address)
+        terms = Terms(settings.lifetime, settings.idle_warning, settings.idle_timeout)
+        pool = Pool(
+            devices, Strategy(settings.strategy), oversubscribe=settings.oversubscribe, server=ServerSpec(hostname)
+        )
+        self._leases = Leases(pool, Ledgers(devices, settings.oversubscribe), terms)
         self._server = Server(self._leases, identity, self._workers, cache_dir, rules)
         self._stop = asyncio.Event()
 
@@ -154,6 +171,13 @@ class Daemon:
         names = ", ".join(f"{device.name} ({format_size(device.memory_size)})" for device in self._devices)
         count = "1 GPU" if len(self._devices) == 1 else f"{len(self._devices)} GPUs"
         print(f"bitfusion: ready at {Target(host, port)} with {count}: {names}", file=sys.stderr, flush=True)
+
+
+def _raise_limit() -> None:
+    """As many descriptors as we may have: each client has one here, each worker two."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _warn_of_memory(devices: list[DeviceSpec]) -> None:

@@ -15,7 +15,9 @@ import pytest
 
 import bitfusion
 from bitfusion.cli.exit_codes import ExitCode
-from bitfusion.errors import ConfigError, SessionError, decode
+from bitfusion.client import embedded
+from bitfusion.client.control import open_control
+from bitfusion.errors import ConfigError, LeaseEndedError, SessionError, decode
 from tests.appliance import Appliance
 
 IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
@@ -55,6 +57,9 @@ def serve(*options: str, directory: Path, **environment: str) -> subprocess.Comp
         (["--kernel-timeout", "nan"], ExitCode.USAGE, "a number of seconds"),
         (["--kernel-timeout", "long"], ExitCode.USAGE, "a number of seconds"),
         (["--check", "some"], ExitCode.USAGE, "'all', 'global', 'none'"),
+        (["--strategy", "any"], ExitCode.USAGE, "'pack', 'spread'"),
+        (["--lifetime", "long"], ExitCode.USAGE, "'long' is not a time"),
+        (["--idle-timeout", "0"], ExitCode.USAGE, "'0' is not a time"),
         (["--log-level", "loud"], ExitCode.USAGE, "'loud' is no level; write DEBUG, INFO"),
         (["--no-such-option"], ExitCode.USAGE, "bitfusion serve: error: unrecognized arguments: --no-such-option"),
     ],
@@ -159,14 +164,42 @@ def test_the_address_is_free_again_at_once(tmp_path):
     client.close()
 
 
-def test_two_appliances_share_a_state_directory(tmp_path):
-    with Appliance("null", tmp_path) as first, Appliance("null", tmp_path) as second:
-        assert first.address != second.address
-        with bitfusion.connect(first.address) as one, bitfusion.connect(second.address) as other:
-            assert (one.echo(b"1"), other.echo(b"2")) == (b"1", b"2")
-        first.stop()
-        with bitfusion.connect(second.address) as other:
-            assert other.echo(b"3") == b"3"
+def test_two_appliances_never_share_a_state_directory(tmp_path):
+    with Appliance("null", tmp_path) as first:
+        result = serve("--state-dir", str(tmp_path), directory=tmp_path)
+        assert result.returncode == ExitCode.USAGE
+        assert (
+            f"pid {first.pid} has the state directory {tmp_path}" in result.stderr
+            and "another --state-dir" in result.stderr
+        )
+        with open_control(first.address) as control:
+            name = control.welcome.server_id
+        first.stop(signal.SIGKILL)
+        with Appliance("null", tmp_path) as second, open_control(second.address) as control:
+            assert control.welcome.server_id == name
+
+
+def test_private_appliances_share_a_state_directory_with_anybody(tmp_path):
+    with Appliance("null", tmp_path) as appliance:
+        private = embedded.Appliance("null", tmp_path)
+        try:
+            with bitfusion.connect(str(private.target)) as one, bitfusion.connect(appliance.address) as other:
+                assert (one.echo(b"1"), other.echo(b"2")) == (b"1", b"2")
+        finally:
+            private.stop()
+
+
+def test_what_the_owner_says_of_leases(tmp_path):
+    options = ["--strategy", "spread", "--lifetime", "1h", "--idle-warning", "0.2", "--idle-timeout", "0.6"]
+    with Appliance("virtual:2x64MiB", tmp_path, *options) as appliance, open_control(appliance.address) as control:
+        first, second = control.request(memory="2MiB"), control.request(memory="2MiB", lifetime=60)
+        assert [lease.gpus[0].index for lease in (first, second)] == [0, 1]
+        assert [round(lease.expires_at - lease.granted_at) for lease in (first, second)] == [3600, 60]
+        with bitfusion.connect(appliance.address, lease=first.id, key=first.key) as client:
+            appliance.wait_log(f"lease {first.id}: idle")
+            appliance.wait_log(f"lease {first.id}: released")
+            with pytest.raises(LeaseEndedError, match="it was idle for"):
+                client.synchronize()
 
 
 @pytest.mark.skipif(not IPV6, reason="this machine has no IPv6")
