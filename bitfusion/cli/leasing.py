@@ -50,29 +50,31 @@ def conditions(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(parse_filter(item)) for item in found)
 
 
-def lease_from(servers: Sequence[str], asked: Wanted, voice: Voice, *, held: bool) -> tuple[str, Control, Grant]:
+def lease_from(
+    servers: Sequence[str], asked: Wanted, voice: Voice, *, held: bool, program: str | None = None
+) -> tuple[str, Control, Grant]:
     """A lease of the first server that has room; where none has, of the first whose queue takes the request.
 
-    The server, a connection to it (the caller's to close; a ``held`` lease ends with it) and the lease. Raises the ConnectError branch,
-    DeadlineError where the time to wait was too short.
+    The server, a connection to it (the caller's to close; a ``held`` lease ends with it) and the lease,
+    which is listed as ``program``'s. Raises the ConnectError branch, DeadlineError where the time to wait was too short.
     """
     refusals: dict[str, ConnectError] = {}
     if len(servers) > 1:
         for server in servers:
             try:
-                return _ask(server, {**asked, "wait": 0}, voice, held)
+                return _ask(server, {**asked, "wait": 0}, voice, held, program)
             except ConnectError as error:
                 voice.detail(f"{server}: {error}")
                 refusals[server] = error
     full = [server for server, error in refusals.items() if isinstance(error, CapacityError | QuotaError)]
     if refusals and (not full or asked["wait"] == 0):
         raise _refused_by_all(refusals)
-    return _ask(full[0] if full else servers[0], asked, voice, held)
+    return _ask(full[0] if full else servers[0], asked, voice, held, program)
 
 
-def _ask(server: str, asked: Wanted, voice: Voice, held: bool) -> tuple[str, Control, Grant]:
+def _ask(server: str, asked: Wanted, voice: Voice, held: bool, program: str | None) -> tuple[str, Control, Grant]:
     voice.detail(f"requesting {asked_text(asked)} from {server}")
-    control = open_control(server)
+    control = open_control(server, program=program)
     started, wait = time.monotonic(), asked["wait"]
     try:
         with Queueing(voice.quiet) as queueing:

@@ -17,7 +17,7 @@ from pathlib import Path
 from bitfusion.cli.options import add_request_options, add_server_options, add_voice_options, servers
 from bitfusion.cli.report import check_writable, gathered
 from bitfusion.cli.voice import Voice
-from bitfusion.cli.within import command_of, run_program
+from bitfusion.cli.within import command_of, name_of, run_program
 from bitfusion.errors import ConfigError
 
 OF_A_POOL = ("exclusive", "filter", "weight", "cap", "lifetime", "timeout", "no_wait", "priority")
@@ -73,7 +73,7 @@ def _run_leased(options: argparse.Namespace, command: list[str], places: list[st
         settings = from_environment()
     voice = Voice(options.quiet, options.verbose)
     asked = wanted(options, settings.gpus, settings.memory, settings.fraction)
-    server, control, lease = lease_from(places, asked, voice, held=True)
+    server, control, lease = lease_from(places, asked, voice, held=True, program=name_of(command))
     told = {**environment(server, lease.id, lease.key), "BITFUSION_IN_PROCESS": "", "BITFUSION_REPORT": lines}
     with Holding(server, control, lease, voice) as holding:
         voice.running(command, lease)

@@ -28,6 +28,12 @@ def command_of(words: list[str], example: str) -> list[str]:
     return command
 
 
+def name_of(command: list[str]) -> str:
+    """What others see of it: ``python train.py``. Not its arguments, which may hold secrets."""
+    script = command[1:2] if os.path.isfile("".join(command[1:2])) else []
+    return " ".join(map(os.path.basename, [*command[:1], *script]))
+
+
 def _hook() -> dict[str, str]:
     """The import hook, before whatever is on PYTHONPATH, where an empty part stands for the current directory."""
     given = os.environ.get("PYTHONPATH")

@@ -28,9 +28,10 @@ async def open_control(
     token: str | None = None,
     deadline: float | None = None,
     timeout: float = CONNECT_TIMEOUT_S,
+    program: str | None = None,
 ) -> AsyncControl:
     """Connect to a server's daemon; parameters and errors are those of the blocking ``open_control``."""
-    address, greeting, times = target_of(target), control_hello(token_of(token)), Times.of(deadline, timeout)
+    address, greeting, times = target_of(target), control_hello(token_of(token), program), Times.of(deadline, timeout)
     place = address if address is not None else await acquire()
     try:
         with opening(place):

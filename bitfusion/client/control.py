@@ -28,13 +28,14 @@ def open_control(
     token: str | None = None,
     deadline: float | None = None,
     timeout: float = CONNECT_TIMEOUT_S,
+    program: str | None = None,
 ) -> Control:
     """Connect to the daemon of the server ``target``, by default BITFUSION_SERVER's, else of the private appliance.
 
-    ``deadline`` bounds each later call but a request for a lease, ``timeout`` the opening, in seconds. Raises the ConnectError branch,
-    ConfigError.
+    ``deadline`` bounds each later call but a request for a lease, ``timeout`` the opening, in seconds. ``program``: what leases are
+    listed as being for, by default this program's name. Raises the ConnectError branch, ConfigError.
     """
-    address, greeting, times = target_of(target), control_hello(token_of(token)), Times.of(deadline, timeout)
+    address, greeting, times = target_of(target), control_hello(token_of(token), program), Times.of(deadline, timeout)
     place = address or embedded.acquire()
     try:
         with opening(place):

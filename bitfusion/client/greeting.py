@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bitfusion import limits
@@ -101,9 +101,10 @@ def _session_hello(request: Asked, opened: Key | None, token: str | None) -> Hel
     return _hello(request, token)
 
 
-def control_hello(token: str | None) -> Hello:
-    """The hello of a control connection."""
-    return _hello(Asked(), token, purpose=Purpose.CONTROL)
+def control_hello(token: str | None, program: str | None = None) -> Hello:
+    """The hello of a control connection, of this program or for another one."""
+    greeting = _hello(Asked(), token, purpose=Purpose.CONTROL)
+    return greeting if program is None else replace(greeting, program=program[:TEXT_SIZE_MAX])
 
 
 def _hello(wanted: Asked, token: str | None, **more: object) -> Hello:

@@ -179,6 +179,20 @@ def test_what_run_says_and_tells(place, appliance):
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["sh", "script", "--password", "x"], "sh script"),
+        (["sh", "-c", "exit", "secret"], "sh"),
+        (["/bin/true"], "true"),
+    ],
+)
+def test_others_see_the_program_and_not_its_arguments(words, name, place, capsys):
+    (place / "script").write_text("exit 0\n")
+    assert command("run", "-q", "-m", "64", "--", *words, cwd=place).returncode == 0
+    assert json.loads(told(capsys, "history", "--json", "--count", "1")[1])["leases"][0]["program"] == name
+
+
 def test_every_command_of_a_shell_is_on_the_lease(place):
     line = f"""{" ".join(map(_quoted, USE))}; {SCRIPT} list_gpus --json; {" ".join(map(_quoted, USE))}"""
     done = command("run", "-q", "-m", "64", "--", "sh", "-c", line)
