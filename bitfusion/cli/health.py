@@ -15,7 +15,7 @@ from bitfusion.cli.asking import read_pool
 from bitfusion.cli.console import show, show_json
 from bitfusion.cli.exit_codes import ExitCode, exit_code
 from bitfusion.cli.options import add_json_option, add_server_options, servers
-from bitfusion.cli.words import counted, gpus_text, memory_text
+from bitfusion.cli.words import counted, gpus_text, memory_text, time_text
 from bitfusion.client.control import Control, open_control
 from bitfusion.errors import BitfusionError
 from bitfusion.session.fields import printable
@@ -110,7 +110,10 @@ def _round_trip(server: str, control: Control) -> Check:
 
 
 def _daemon(server: str, answer: Mapping[str, Any]) -> Iterator[Check]:
-    """What the daemon found itself."""
+    """What the daemon says of itself, and found."""
+    uptime, sessions = answer.get("uptime_s"), answer.get("sessions")
+    if isinstance(uptime, int | float) and isinstance(sessions, int):
+        yield Check(server, "daemon", True, f"up for {time_text(uptime)}, {counted(sessions, 'session')}")
     for entry in answer.get("checks", ()):
         if isinstance(entry, Mapping):
             name, text, advice = (printable(str(entry.get(key) or "")) for key in ("name", "text", "advice"))

@@ -337,6 +337,7 @@ def test_version(place, appliance, capsys):
 
 def test_health(place, capsys):
     code, out, _ = told(capsys, "health")
+    assert "daemon: up for " in out
     assert code == 0 and "failed" not in out and "2 GPUs, 0 leases, 0 waiting, up to 256 MiB free on one" in out
     code, out, _ = told(capsys, "health", "--json", "--server", "127.0.0.1:1")
     assert code == ExitCode.TCP and json.loads(out)["ok"] is False
