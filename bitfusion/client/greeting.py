@@ -23,6 +23,9 @@ from bitfusion.transport.address import Target
 TIME_MAX_S = 1e6
 """Eleven days: a longer time is a slip, and infinity is more than the clocks of the system take."""
 
+LIFETIME_MAX_S = 366 * 86400.0
+"""A year, as pool/request.py has it, which is not imported here for one number: a lease outlives its client."""
+
 CONNECT_TIMEOUT_S = 30.0
 """For the whole of opening a session: TCP, the hello, a place on a GPU and a worker. Time in the server's queue comes on top."""
 
@@ -70,7 +73,7 @@ def asked(
         priority=_whole(priority, "priority"),
         weight=_whole(weight, "weight"),
         cap=None if cap is None else _whole(cap, "cap"),
-        lifetime=None if lifetime is None else _seconds(lifetime, "lifetime"),
+        lifetime=None if lifetime is None else _seconds(lifetime, "lifetime", LIFETIME_MAX_S),
         wait=None if wait is None else 0.0 if wait == 0 else _seconds(wait, "wait"),
     )
 
@@ -148,9 +151,9 @@ def _filters(filters: Iterable[str] | str) -> tuple[str, ...]:
     return found
 
 
-def _seconds(value: object, noun: str) -> float:
-    if not isinstance(value, numbers.Real) or not 0 < float(value) <= TIME_MAX_S:
-        raise ConfigError(f"{noun} must be a number of seconds above 0 and at most {TIME_MAX_S:.0f}, not {value!r}")
+def _seconds(value: object, noun: str, most: float = TIME_MAX_S) -> float:
+    if not isinstance(value, numbers.Real) or not 0 < float(value) <= most:
+        raise ConfigError(f"{noun} must be a number of seconds above 0 and at most {most:.0f}, not {value!r}")
     return float(value)
 
 

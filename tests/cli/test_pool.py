@@ -155,6 +155,12 @@ def test_a_server_that_is_gone_leaves_the_file(verb, place, capsys):
     assert saved.exists()
 
 
+def test_a_lease_for_a_month(place, capsys):
+    requested(capsys, "-m", "64", "--lifetime", "30d")
+    (lease,) = [lease for gpu in json.loads(told(capsys, "smi", "--json")[1])["gpus"] for lease in gpu["leases"]]
+    assert 0 < 30 * 86400 - lease["left_s"] < TIMEOUT_S
+
+
 def test_nothing_is_leased_that_could_not_be_kept(place, capsys):
     code, _, err = told(capsys, "request_gpus", "-f", "/proc/lease")
     assert code == ExitCode.LEASE and "cannot be kept" in err
