@@ -140,8 +140,8 @@ def _group() -> str:
         return ""
 
 
-def _filters(filters: Iterable[str] | str) -> tuple[str, ...]:
-    found = (filters,) if isinstance(filters, str) else tuple(filters)
+def _filters(filters: object) -> tuple[str, ...]:
+    found = (filters,) if isinstance(filters, str) or not isinstance(filters, Iterable) else tuple(filters)
     if not all(isinstance(item, str) for item in found):
         raise ConfigError(f"filters are texts such as 'device.memory>=16GiB', not {found!r:.60}")
     if len(found) > limits.FILTER_COUNT_MAX or any(len(item) > limits.FILTER_SIZE_MAX for item in found):

@@ -1,5 +1,7 @@
 """The current session of this process: what every function of ``cuda`` works on. Opened on first use, one for all threads.
 
+A lease of several GPUs has a session for each, and each thread its current one, as in CUDA: the first until it selects another.
+
 Owns opening, choosing and closing it, and its report. Without ``use`` the environment says what is leased and where
 (client/settings.py); ``bitfusion run`` sets it.
 """
@@ -14,8 +16,9 @@ from collections.abc import Callable
 
 from bitfusion.client.client import Client, connect
 from bitfusion.client.settings import from_environment
+from bitfusion.cuda import leased
 from bitfusion.cuda.report import Report
-from bitfusion.errors import CapacityError
+from bitfusion.errors import CapacityError, InvalidValueError
 
 WHOLE_GPU = (
     "Each process of a program has a session and a lease of its own, and the first one leased the whole GPU: "
@@ -28,17 +31,30 @@ client: Client | None = None
 
 _lock = threading.RLock()
 _opened: list[tuple[Client, Report | None]] = []
-"""The session opened here, and what will be reported of it; at most one."""
+"""The session opened here, and what will be reported of it; one for each GPU that is in use."""
+
+_lease: leased.Leased | None = None
+"""The lease of the session opened here, where it may have further GPUs."""
+
+_many: dict[int, Client] = {}
+"""The sessions by the number of their GPU, once another than the first was selected; then ``client`` is None but for one in use."""
+
+_of_thread = threading.local()
+"""``number``: the GPU that the thread has selected."""
 
 
 def connect_environment() -> Client:
     """The lease that the environment asks for. Raises the ConnectError branch, ConfigError."""
+    global _lease
     settings = from_environment()
     hooked = os.environ.get("BITFUSION_HOOK")  # it would wait for what its own parent has
+    wait = 0 if hooked else None
     try:
-        return connect(
-            gpus=settings.gpus, memory=settings.memory, fraction=settings.fraction, wait=0 if hooked else None
-        )
+        _lease = leased.of_environment()
+        if _lease is None and settings.gpus > 1:
+            _lease = leased.asked_for(settings, wait)
+            return _lease.connect(0)
+        return connect(memory=settings.memory, fraction=settings.fraction, wait=wait)
     except CapacityError as error:
         if hooked and settings.memory is None and settings.fraction is None:
             error.add_note(WHOLE_GPU)
@@ -57,12 +73,85 @@ def current() -> Client:
 def _open() -> Client:
     global client
     with _lock:
+        if client is None and _many:
+            return _session_on(selected())
         if client is None:
-            client = opener()
-            place = os.environ.get("BITFUSION_REPORT")
-            _opened.append((client, Report(client, place) if place else None))
-            _close_at_end()
+            client = _kept(opener())
         return client
+
+
+def _kept(opened: Client) -> Client:
+    place = os.environ.get("BITFUSION_REPORT")
+    _opened.append((opened, Report(opened, place) if place else None))
+    _close_at_end()
+    return opened
+
+
+def _session_on(number: int) -> Client:
+    """The session on a GPU of the lease, opened if there is none."""
+    with _lock:
+        if number not in _many:
+            assert _lease is not None, "several GPUs are a lease's"
+            _many[number] = _kept(_lease.connect(number))
+        return _many[number]
+
+
+# several GPUs
+
+
+def count() -> int:
+    """GPUs that there are to select. Raises the ConnectError branch."""
+    with _lock:
+        some = current()
+        return _lease.count if _lease is not None and _is_opened_here(some) else 1
+
+
+def selected() -> int:
+    """The number of the thread's current GPU."""
+    return getattr(_of_thread, "number", 0) if _many else 0
+
+
+def select(number: int) -> None:
+    """Make GPU ``number`` the thread's current one. InvalidValueError if there is none."""
+    global client
+    with _lock:
+        if number == selected():
+            return
+        if not 0 <= number < count():
+            raise InvalidValueError(
+                f"there is no device {number}: this program has leased {count()}, numbered from 0", feature="device"
+            )
+        if not _many:
+            assert client is not None, "count has opened it"
+            _many[0], client = client, None
+        _of_thread.number = number
+
+
+def push(number: int) -> None:
+    """Select GPU ``number`` until ``pop``. InvalidValueError if there is none."""
+    before = selected()
+    select(number)
+    _of_thread.__dict__.setdefault("before", []).append(before)
+
+
+def pop() -> None:
+    """Select the GPU that was the thread's before the last ``push``."""
+    before = _of_thread.before.pop()
+    if _many:
+        _of_thread.number = before
+
+
+def on(number: int) -> Client:
+    """The session on GPU ``number``, whichever is current. InvalidValueError if there is none."""
+    with _lock:
+        if number == selected():
+            return current()
+        if not 0 <= number < count():
+            raise InvalidValueError(f"there is no device {number}", feature="device")
+        if not _many:
+            select(number)
+            _of_thread.number = 0
+        return _session_on(number)
 
 
 def _close_at_end() -> None:
@@ -108,18 +197,24 @@ def close() -> None:
 
 
 def _close_opened() -> None:
+    global _lease
+    _many.clear()
     while _opened:
         opened, report = _opened.pop()
         atexit.unregister(_close_opened)
         if report is not None:
             report.write()
         opened.close()
+    if _lease is not None:
+        _lease.close()
+        _lease = None
 
 
 def _forget() -> None:
     """In a forked child: the session is the parent's, and so is its report."""
-    global client, _lock
-    client, _lock = None, threading.RLock()
+    global client, _lock, _lease
+    client, _lock, _lease = None, threading.RLock(), None
+    _many.clear()
     if _opened:
         _opened.clear()
         atexit.unregister(_close_opened)

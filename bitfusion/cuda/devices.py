@@ -1,4 +1,4 @@
-"""The leased GPU as numba.cuda shows GPUs: ``gpus``, and devices with their attributes. All of it from the welcome."""
+"""The leased GPUs as numba.cuda shows them: ``gpus``, and devices with their attributes, which come with the welcome."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
+from bitfusion.client.client import Client
 from bitfusion.cuda import current
 from bitfusion.cuda.context import Context
 from bitfusion.cuda.current import current as session
@@ -21,29 +22,33 @@ _ATTRIBUTE = re.compile("[A-Z][A-Z0-9_]+")
 
 
 class Device:
-    """A leased GPU. CUDA's device attributes are its attributes: ``MAX_THREADS_PER_BLOCK``, ``WARP_SIZE``, ..."""
+    """A leased GPU, by its number in the lease. CUDA's device attributes are its attributes: ``MAX_THREADS_PER_BLOCK``, ..."""
 
-    id = 0
+    def __init__(self, number: int) -> None:
+        self.id = number
+
+    def _session(self) -> Client:
+        return current.on(self.id)
 
     @property
     def name(self) -> str:
         """As its maker calls it."""
-        return session().device.name
+        return self._session().device.name
 
     @property
     def uuid(self) -> str:
         """The GPU's own."""
-        return session().device.uuid
+        return self._session().device.uuid
 
     @property
     def compute_capability(self) -> tuple[int, int]:
         """(major, minor)."""
-        return session().device.compute_capability
+        return self._session().device.compute_capability
 
     @property
     def attributes(self) -> dict[str, int]:
         """All attributes, by CUDA's names without their prefix."""
-        return dict(session().device.attributes)
+        return dict(self._session().device.attributes)
 
     supports_float16 = True
     """As in Numba: on every GPU it compiles for."""
@@ -60,7 +65,7 @@ class Device:
 
     def __getattr__(self, name: str) -> int:
         if _ATTRIBUTE.fullmatch(name):
-            attributes = session().device.attributes
+            attributes = self._session().device.attributes
             if name in attributes:
                 return attributes[name]
         raise AttributeError(f"the device has no attribute {name!r}")
@@ -69,10 +74,12 @@ class Device:
         return f"<CUDA device {self.id} '{self.name}'>"
 
     def __enter__(self) -> Device:
+        """Make it the thread's current device, for the block."""
+        current.push(self.id)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        pass
+        current.pop()
 
     def get_primary_context(self) -> Context:
         """The session's context."""
@@ -80,7 +87,7 @@ class Device:
 
     def get_device_identity(self) -> dict[str, int]:
         """Where it sits in its machine: PCI domain, bus and device, 0 where the device does not say."""
-        attributes = session().device.attributes
+        attributes = self._session().device.attributes
         return {
             "pci_domain_id": attributes.get("PCI_DOMAIN_ID", 0),
             "pci_bus_id": attributes.get("PCI_BUS_ID", 0),
@@ -89,10 +96,11 @@ class Device:
 
     @classmethod
     def from_identity(cls, identity: dict[str, int]) -> Device:
-        """The device at this place. InvalidValueError if it is not the leased one."""
-        if identity != gpus[0].get_device_identity():
-            raise InvalidValueError(f"no leased GPU is at {identity}", feature="device")
-        return gpus[0]
+        """The device at this place. InvalidValueError if it is not a leased one."""
+        for device in gpus:
+            if identity == device.get_device_identity():
+                return device
+        raise InvalidValueError(f"no leased GPU is at {identity}", feature="device")
 
     def release_primary_context(self) -> None:
         """End the session; the next use opens another."""
@@ -104,23 +112,30 @@ class Device:
 
 
 class Devices:
-    """The leased GPUs as a sequence: in this version one."""
+    """The leased GPUs as a sequence, numbered from 0."""
+
+    def __init__(self) -> None:
+        self._devices: dict[int, Device] = {}
 
     def __len__(self) -> int:
-        session()
-        return 1
+        return current.count()
 
     def __getitem__(self, index: int) -> Device:
-        if index not in (0, -1):
-            raise IndexError(f"there is one leased GPU, number 0, not {index}")
+        number = index + len(self) if index < 0 else index
+        if number != 0 and not 0 <= number < len(self):
+            raise IndexError(f"the leased GPUs are numbered 0 to {len(self) - 1}: there is no number {index}")
         session()
-        return DEVICE
+        return self._devices.setdefault(number, Device(number))
 
     def __iter__(self) -> Iterator[Device]:
-        yield self[0]
+        return (self[number] for number in range(len(self)))
 
     def __repr__(self) -> str:
-        return "<Leased GPU 0>"
+        return (
+            f"<Leased GPUs {', '.join(str(number) for number in range(len(self)))}>"
+            if len(self) > 1
+            else "<Leased GPU 0>"
+        )
 
     @property
     def lst(self) -> list[Device]:
@@ -129,11 +144,10 @@ class Devices:
 
     @property
     def current(self) -> Device:
-        """The current device."""
-        return self[0]
+        """The thread's current device."""
+        return self[current.selected()]
 
 
-DEVICE = Device()
 gpus = Devices()
 
 
@@ -143,22 +157,19 @@ def list_devices() -> Devices:
 
 
 def get_current_device() -> Device:
-    """The leased GPU. Raises the ConnectError branch."""
-    return gpus[0]
+    """The thread's current device. Raises the ConnectError branch."""
+    return gpus.current
 
 
 def select_device(device_id: int) -> Device:
-    """The leased GPU ``device_id``; InvalidValueError for a number that is none."""
-    if device_id != 0:
-        raise InvalidValueError(
-            f"there is no device {device_id}: the session leases one GPU, number 0", feature="device"
-        )
-    return gpus[0]
+    """Make the leased GPU ``device_id`` the thread's current one; InvalidValueError for a number that is none."""
+    current.select(device_id)
+    return gpus[device_id]
 
 
 def current_context(devnum: int | None = None) -> Context:
-    """The context of the leased GPU."""
-    return select_device(devnum or 0).get_primary_context()
+    """The context of the thread's current device, or of ``devnum``, which becomes that."""
+    return (gpus.current if devnum is None else select_device(devnum)).get_primary_context()
 
 
 get_context = current_context

@@ -33,6 +33,8 @@ def to_device(obj: Any, stream: Any = 0, copy: bool = True, to: DeviceArray | No
         if copy:
             to.copy_to_device(obj, stream)
         return to
+    if isinstance(obj, DeviceArray) and obj.client is not current() and not obj.client.closed:
+        return current().to_device(obj.copy_to_host(), stream)  # of another of the leased GPUs: through the host
     if is_cuda_array(obj):
         return as_cuda_array(obj)
     return current().to_device(obj, stream) if copy else device_array_like(np.asanyarray(obj), stream)

@@ -561,3 +561,55 @@ async def test_the_environments_server(connect, virtual_appliance, monkeypatch):
     client = await done(connect(memory="2MiB"))
     assert await done(client.echo(b"x")) == b"x"
     await done(client.close())
+
+
+# leases that are there
+
+
+def test_the_environments_lease_to_attach_to(monkeypatch):
+    for name in ("LEASE", "GPU"):
+        monkeypatch.delenv(f"BITFUSION_{name}", raising=False)
+    assert settings.key_of(None, None, None, of_environment=True) is None
+    monkeypatch.setenv("BITFUSION_LEASE", "cafe:secret:with:colons")
+    assert settings.key_of(None, None, None, of_environment=True) == settings.Key("cafe", "secret:with:colons")
+    assert settings.key_of(None, None, None, of_environment=False) is None
+    monkeypatch.setenv("BITFUSION_GPU", "3")
+    assert settings.key_of(None, None, None, of_environment=True).gpu == 3
+    assert settings.key_of(None, None, 1, of_environment=True).gpu == 1
+    assert settings.key_of("a", "b", None, of_environment=True) == settings.key_of("a:b", None, 0, of_environment=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"key": "x"}, "give lease too"),
+        ({"gpu": 1}, "give lease too"),
+        ({"lease": "without-a-key"}, "must be id:key"),
+        ({"lease": 7, "key": "x"}, "are texts"),
+        ({"lease": "a", "key": "b", "gpu": "x"}, "gpu must be a whole number"),
+        ({"wait": -1}, "wait must be a number of seconds"),
+        ({"wait": "long"}, "wait must be a number of seconds"),
+        ({"filters": 7}, "filters are texts"),
+        ({"filters": [7]}, "filters are texts"),
+        ({"filters": ["x"] * 33}, "at most 32 filters"),
+        ({"filters": "memory>=1"}, "there is no filter 'memory'"),
+        ({"priority": 1.5}, "priority must be a whole number"),
+        ({"weight": 0}, "weight must be 1 to 10000"),
+    ],
+)
+async def test_what_cannot_be_asked_for(connect, virtual_appliance, options, words):
+    with pytest.raises(ConfigError, match=words):
+        await done(connect(virtual_appliance.address, **options))
+
+
+def test_what_is_said_of_a_lease_does_not_show_its_key(monkeypatch):
+    monkeypatch.setenv("BITFUSION_LEASE", "s3cret")
+    with pytest.raises(ConfigError) as caught:
+        settings.key_of(None, None, None, of_environment=True)
+    assert "s3cret" not in str(caught.value) and "s3cret" not in repr(settings.Key("a", "s3cret"))
+
+
+async def test_a_lease_is_on_a_server(connect, monkeypatch):
+    monkeypatch.delenv("BITFUSION_SERVER", raising=False)
+    with pytest.raises(ConfigError, match="name that too"):
+        await done(connect(lease="a:b"))

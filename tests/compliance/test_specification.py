@@ -11,7 +11,7 @@ import pytest
 from bitfusion import limits
 from bitfusion.errors import BY_CODE
 from bitfusion.kernels import constants, cuda_source, named, options, program, signatures, syntax, types, wanted
-from bitfusion.server import server
+from bitfusion.server import control, leases, server
 from bitfusion.session.asked import Asked
 from bitfusion.session.hello import TEXT_SIZE_MAX, VERSION_COUNT_MAX, ControlWelcome, Hello, Welcome
 from bitfusion.session.waiting import Waiting
@@ -155,6 +155,9 @@ LIMITS = {
     "payload of WRITE_PAYLOAD": limits.CHUNK_SIZE,
     "a hello must be complete within": int(limits.HELLO_TIMEOUT_S),
     "connections that have not said hello": server.GREETING_COUNT_MAX,
+    "requests in the queue": leases.WAITER_COUNT_MAX,
+    "control connections": server.CONTROL_COUNT_MAX,
+    "requests of one control connection that wait": control.REQUEST_COUNT_MAX,
     "streams, events, modules, functions": limits.HANDLE_COUNT_MAX,
     "live allocations": limits.ALLOCATION_COUNT_MAX,
 }
