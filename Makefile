@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help develop demo test compliance fuzz lint types bench bench-virtual gpu clean
+.PHONY: help develop demo test compliance fuzz lint types bench bench-pool bench-virtual gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ types: $(STAMP) ## mypy --strict
 
 bench: $(STAMP) ## every figure beside its floor
 	$(BIN)/bitfusion bench all --json out/bench.json --plot out/bench.png
+
+bench-pool: $(STAMP) ## the pool: queue, listings, start, shares of time, memory that moves
+	$(BIN)/python -m benchmarks.pool --json out/pool.json --plot out/pool.png
 
 bench-virtual: $(STAMP) ## the virtual GPU's kernels beside numba.njit and NumPy
 	$(BIN)/python -m benchmarks.virtual_gpu --json out/virtual-gpu.json --plot out/virtual-gpu.png

@@ -2,8 +2,8 @@
 
 Start-time fair queueing (Goyal, Vin, Cheng, 1996) over the ledger's rows. A lease's turn starts at a virtual time, the later of the GPU's
 clock and the end of its last turn, and ends later by the time it took divided by its weight; of those who wait, the earliest start is next.
-A lease that was idle starts at the clock, so idleness earns nothing. Between two launches a program needs a moment of its own: a lease
-whose last turn ended less than WINDOW_NS ago is waited for, if it is due before us. A turn is not taken away: it lasts as long as the
+A lease that was idle starts at the clock, so idleness earns nothing. Between two launches a program needs a moment of its own: below
+WINDOW_NS that is no idleness, and a lease that is due before us is waited for so long. A turn is not taken away: it lasts as long as the
 kernel that runs, and the GPU is given on after SLICE_NS where others wait.
 
 A cap holds a lease back even when nobody waits. One session alone on its GPU, without a cap, only notes its time.
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitfusion.pool.ledger import WEIGHT_DEFAULT, Ledger
 
@@ -25,6 +26,9 @@ SLICE_NS: Final = 2_000_000
 
 WINDOW_NS: Final = 2_000_000
 """A round trip with some work of the program's own. Longer, and a lease that has gone idle would hold the GPU idle."""
+
+LAG_NS: Final = 100_000_000
+"""How far a lease may be behind the clock without having been idle: its moments between launches are not to cost it its due."""
 
 BURST_NS: Final = 100_000_000
 """Time of a cap that can be saved up: a tenth of the second over which caps are kept."""
@@ -121,8 +125,9 @@ class Turn:
             with ledger.locked():
                 seen, look_ns = ledger.news.value, self._look(now)
                 if look_ns == 0:
-                    start = max(int(ledger.header["clock"][0]), int(self._lease["finish"][0]))
-                    ledger.header["holder"], ledger.header["clock"] = self._row + 1, start
+                    start = self._mine(now)
+                    ledger.header["holder"] = self._row + 1
+                    ledger.header["clock"] = max(int(ledger.header["clock"][0]), start)
                 elif not waiting:
                     session["waits_since"] = now
                     ledger.header["waiting"] += 1
@@ -152,26 +157,35 @@ class Turn:
             return allowed - now
         if self._held_by_another():
             return HOLDER_LOOK_NS
-        clock = int(ledger.header["clock"][0])
-        mine = max(clock, int(lease["finish"][0]))
-        sessions = ledger.sessions
+        mine, sessions = self._mine(now), ledger.sessions
         waiting = np.flatnonzero(sessions["waits_since"])
         leases = sessions["lease"][waiting] - 1
-        starts = np.maximum(ledger.leases["finish"][leases], clock)
+        starts = self._starts(leases, sessions["waits_since"][waiting])
         able = (ledger.leases["allowed_ns"][leases] <= now) & (waiting != self._row)
         before = (starts < mine) | ((starts == mine) & (sessions["waits_since"][waiting] < self._waits_since(now)))
         if (able & before).any():
             return HOLDER_LOOK_NS
-        return self._anticipate(now, clock, mine, leases)
+        return self._anticipate(now, mine, leases)
 
-    def _anticipate(self, now: int, clock: int, mine: int, waiting: np.ndarray) -> int:
+    def _mine(self, now: int) -> int:
+        """The virtual time at which our turn would start."""
+        return int(self._starts(np.array([self._lease_row]), np.array([self._waits_since(now)]))[0])
+
+    def _starts(self, leases: NDArray[np.int64], since_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The same of leases that came for their turns at ``since_ns``: not before the clock, unless they had one just before."""
+        rows, clock = self._ledger.leases, int(self._ledger.header["clock"][0])
+        earliest = np.where(since_ns - rows["last_ns"][leases] < WINDOW_NS, clock - LAG_NS, clock)
+        starts: NDArray[np.int64] = np.maximum(rows["finish"][leases], earliest)
+        return starts
+
+    def _anticipate(self, now: int, mine: int, waiting: NDArray[np.int64]) -> int:
         """How long to keep the GPU idle for a lease that has just had a turn and is due before us."""
         rows = self._ledger.leases
         recent = np.flatnonzero(rows["last_ns"] > now - WINDOW_NS)
         recent = recent[(recent != self._lease_row) & ~np.isin(recent, waiting)]
         if not len(recent):
             return 0
-        starts = np.maximum(rows["finish"][recent], clock) + SLICE_NS * WEIGHT_DEFAULT // rows["weight"][recent]
+        starts = self._starts(recent, np.full(len(recent), now)) + SLICE_NS * WEIGHT_DEFAULT // rows["weight"][recent]
         due = recent[(starts < mine) & (rows["allowed_ns"][recent] <= now)]
         return int(rows["last_ns"][due].max()) + WINDOW_NS - now if len(due) else 0
 
