@@ -118,13 +118,16 @@ def select(number: int) -> None:
         if number == selected():
             return
         if not 0 <= number < count():
-            raise InvalidValueError(
-                f"there is no device {number}: this program has leased {count()}, numbered from 0", feature="device"
-            )
+            raise _no_device(number)
         if not _many:
             assert client is not None, "count has opened it"
             _many[0], client = client, None
         _of_thread.number = number
+
+
+def _no_device(number: int) -> InvalidValueError:
+    there = "one GPU, number 0" if count() == 1 else f"{count()} GPUs, numbers 0 to {count() - 1}"
+    return InvalidValueError(f"there is no device {number}: this program has leased {there}", feature="device")
 
 
 def push(number: int) -> None:
@@ -147,7 +150,7 @@ def on(number: int) -> Client:
         if number == selected():
             return current()
         if not 0 <= number < count():
-            raise InvalidValueError(f"there is no device {number}", feature="device")
+            raise _no_device(number)
         if not _many:
             select(number)
             _of_thread.number = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from dataclasses import asdict
@@ -23,7 +24,10 @@ from bitfusion.session.server import Request
 from bitfusion.wire.operations import Field, Opcode
 
 HISTORY_COUNT = 1000
-"""Entries of one answer: some hundred bytes each, within the 4 MiB of a frame's metadata."""
+"""Entries of one answer, unless another number is asked for."""
+
+QUOTA_COUNT_MAX = 4096
+"""Whoever reaches the port may set them."""
 
 
 def request_of(asked: Asked) -> LeaseRequest:
@@ -70,7 +74,10 @@ class Answers:
             case Opcode.POOL_DEALLOC:
                 return await self._dealloc(given[0])
             case Opcode.QUOTA_LIST:
-                return [{"subject": name, **asdict(quota)} for name, quota in self._leases.pool.quotas.items()]
+                quotas = self._leases.pool.quotas.items()
+                return listing.fitting(
+                    ({"subject": name, **asdict(quota)} for name, quota in quotas), listing.ENTRIES_SIZE_MAX
+                )
             case Opcode.QUOTA_SET:
                 self._set_quota(given[0])
                 return None
@@ -103,6 +110,9 @@ class Answers:
         given = dict(fields.a_map(value, "QUOTA_SET"))
         subject = fields.text(given, "QUOTA_SET", "subject")
         quota = Quota.from_plain(given)
+        quotas = self._leases.pool.quotas
+        if subject not in quotas and len(quotas) >= QUOTA_COUNT_MAX:
+            raise ConfigError(f"{QUOTA_COUNT_MAX} quotas are set already: remove some, or use user:* and group:*")
         self._leases.pool.set_quota(subject, None if quota == Quota() else quota)
         self._leases.settle()
 
@@ -110,13 +120,13 @@ class Answers:
         given, where = fields.a_map(value, "HISTORY"), "HISTORY"
         since = fields.optional_number(given, where, "since") or 0.0
         user, group = fields.optional_text(given, where, "user"), fields.optional_text(given, where, "group")
-        count = min(fields.integer(given, where, "count", HISTORY_COUNT), HISTORY_COUNT, ENDED_COUNT_MAX)
+        count = min(fields.integer(given, where, "count", HISTORY_COUNT), ENDED_COUNT_MAX)
         found = (
             entry
             for entry in self._leases.ended
             if entry["ended_at"] >= since and user in (None, entry["user"]) and group in (None, entry["group"])
         )
-        return [entry for _, entry in zip(range(max(count, 0)), found, strict=False)]
+        return listing.fitting(itertools.islice(found, max(count, 0)), listing.ENTRIES_SIZE_MAX)
 
     def _health(self) -> dict[str, Any]:
         leases = self._leases

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from bitfusion.errors import OPEN_ANOTHER, LeaseEndedError
 from bitfusion.pool.request import Holder
 
+SAMPLE_S = 0.5
+"""Between two looks at what a session had of its GPU: many may be looking, and each shorter than this would be noise."""
+
 
 @dataclass(slots=True)
 class SessionRow:
@@ -20,6 +23,19 @@ class SessionRow:
     holder: Holder
     pid: int = 0
     """The worker's; 0 while it starts."""
+    share: float | None = None
+    """The part of the GPU's time that it had lately, 0 to 1; None: not known yet."""
+    _sampled: tuple[float, float] | None = None
+
+    def sample(self, device_s: float, now: float) -> float | None:
+        """``share``, worked out again where the last time is long ago enough; ``device_s``: all of the GPU's time that it has had."""
+        before = self._sampled
+        if before is None:
+            self._sampled = now, device_s
+        elif now - before[0] >= SAMPLE_S:
+            self.share = min(max((device_s - before[1]) / (now - before[0]), 0.0), 1.0)
+            self._sampled = now, device_s
+        return self.share
 
 
 @dataclass(slots=True)

@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from bitfusion import limits
 from bitfusion.pool.lease import Lease
 from bitfusion.pool.placement import DeviceView
 from bitfusion.server.held import Held, SessionRow
 from bitfusion.server.leases import Leases
 from bitfusion.version import __version__
+from bitfusion.wire import codec
+
+QUEUE_SIZE_MAX, LEASES_SIZE_MAX, ENTRIES_SIZE_MAX = limits.MIB, 2 * limits.MIB, 3 * limits.MIB
+"""Bytes in one answer of the queue, of all leases, and of other entries: a frame's metadata must hold it, whatever clients call themselves."""
+
+ASKED_SIZE_MAX = 200
+"""Characters of what a waiter asks for: its filters may have many more."""
+
+
+def fitting(entries: Iterable[dict[str, Any]], size_max: int) -> list[dict[str, Any]]:
+    """As many of the entries, from the first, as have room."""
+    found = []
+    for entry in entries:
+        size_max -= len(codec.pack(entry))
+        if size_max < 0:
+            break
+        found.append(entry)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +74,10 @@ def pool(leases: Leases, identity: Identity) -> dict[str, Any]:
         lease = leases.lease(held)
         for number, share in enumerate(lease.shares):
             by_gpu.setdefault(share.device.uuid, []).append(_lease(leases, held, lease, number))
-    gpus = [_gpu(view, by_gpu.get(view.device.uuid, []), identity) for view in leases.pool.view()]
-    return {"server": asdict(identity), "gpus": gpus, "queue": _queue(leases)}
+    view = leases.pool.view()
+    room = LEASES_SIZE_MAX // max(len(view), 1)
+    gpus = [_gpu(item, fitting(by_gpu.get(item.device.uuid, []), room), identity) for item in view]
+    return {"server": asdict(identity), "gpus": gpus, "queue": fitting(_queue(leases), QUEUE_SIZE_MAX)}
 
 
 def _gpu(view: DeviceView, leases: list[dict[str, Any]], identity: Identity) -> dict[str, Any]:
@@ -67,13 +89,23 @@ def _gpu(view: DeviceView, leases: list[dict[str, Any]], identity: Identity) -> 
         "uuid": device.uuid,
         "name": device.name,
         "memory_size": device.memory_size,
-        "leased_size": sum(lease["memory_size"] for lease in leases),
+        "leased_size": view.used,
         "compute_capability": device.compute_capability,
-        "utilization": None,
+        "utilization": _utilization(leases),
         "temperature": None,
         "power": None,
         "leases": leases,
     }
+
+
+def _utilization(leases: list[dict[str, Any]]) -> float | None:
+    """What its sessions had of its time, together: others' use of a GPU is not seen."""
+    shares = [session["share"] for lease in leases for session in lease["sessions"]]
+    return (
+        min(sum(share or 0.0 for share in shares), 1.0)
+        if any(share is not None for share in shares) or not shares
+        else None
+    )
 
 
 def _lease(leases: Leases, held: Held, lease: Lease, number: int) -> dict[str, Any]:
@@ -105,7 +137,7 @@ def _session(leases: Leases, held: Held, row: SessionRow) -> dict[str, Any]:
         "pid": row.holder.pid,
         "program": row.holder.program,
         "memory_used": usage.memory_used,
-        "share": None,
+        "share": row.sample(usage.device_s, time.monotonic()),
         "idle_s": usage.idle_s if math.isfinite(usage.idle_s) else None,
     }
 
@@ -118,7 +150,7 @@ def _queue(leases: Leases) -> list[dict[str, Any]]:
             "user": waiter.holder.user,
             "group": waiter.holder.group,
             "priority": waiter.request.priority,
-            "asked": str(waiter.request),
+            "asked": str(waiter.request)[:ASKED_SIZE_MAX],
             "position": position,
             "waiting_s": max(now - waiter.asked_at, 0.0),
             "reason": leases.place_of(waiter).reason,

@@ -184,6 +184,8 @@ class Server:
 
     async def _serve(self, held: Held, hello: Hello, connection: socket.socket) -> None:
         """Hand the connection to a worker and wait until that has ended, or the lease is to."""
+        if held.ending.is_set():
+            raise held.over()
         lease = self._leases.lease(held)
         if not 0 <= hello.gpu < len(lease.shares):
             raise ConfigError(

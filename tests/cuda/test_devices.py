@@ -50,7 +50,7 @@ def test_each_gpu_is_a_device(two):
     assert len({device.uuid for device in cuda.gpus}) == 2 and cuda.gpus[-1].id == 1
     with pytest.raises(IndexError, match="numbered 0 to 1"):
         cuda.gpus[2]
-    with pytest.raises(InvalidValueError, match="no device 2: this program has leased 2"):
+    with pytest.raises(InvalidValueError, match="no device 2: this program has leased 2 GPUs, numbers 0 to 1"):
         cuda.select_device(2)
 
 

@@ -245,7 +245,11 @@ def test_who_waits_is_told_where_and_why(appliance, control):
     lease = control.request(gpus=2)
     with waiting(appliance, memory="64MiB") as (places, came):
         first = places.seen[0]
-        assert (first.position, first.count) == (1, 1) and "an exclusive lease is on it" in first.reason and len(first.reasons) == 2
+        assert (
+            (first.position, first.count) == (1, 1)
+            and "an exclusive lease is on it" in first.reason
+            and len(first.reasons) == 2
+        )
         with waiting(appliance, memory="64MiB", priority=5) as (urgent, _):
             assert urgent.seen[0].position == 1
             control.release(lease.id, lease.key)
@@ -391,6 +395,22 @@ def test_too_many_requests_of_one_connection(appliance, control):
             break
     else:
         pytest.fail("the requests of a client that has gone still wait")
+
+
+def test_names_without_measure_do_not_make_the_list_too_long(appliance, control):
+    control.request(gpus=2)
+    name = "\U0001f600" * 256
+    asked = {"filters": ["device.name!=" + "\U0001f600" * 240] * 32}
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            raw = stack.enter_context(Raw(appliance, user=name, group=name, hostname=name, program=name))
+            assert raw.frame().kind is Kind.WELCOME
+            raw.sock.sendall(b"".join(raw.call(Opcode.LEASE_REQUEST, asked, request=number) for number in range(1, 65)))
+            seen = set()
+            while len(seen) < 64:
+                seen.add(raw.frame().request)
+        queue = control.list()["queue"]
+        assert 100 < len(queue) <= 256 and all(len(item["asked"]) <= 200 for item in queue)
 
 
 def test_data_while_it_waits_is_a_breach(appliance, control):
