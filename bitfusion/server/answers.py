@@ -14,9 +14,11 @@ from bitfusion.pool.lease import Lease
 from bitfusion.pool.quota import Quota
 from bitfusion.pool.request import Holder, LeaseRequest
 from bitfusion.server import listing
+from bitfusion.server.checks import checks
 from bitfusion.server.held import Held
 from bitfusion.server.leases import ENDED_COUNT_MAX, Leases
 from bitfusion.server.listing import Identity
+from bitfusion.server.workers import Workers
 from bitfusion.session import fields
 from bitfusion.session.asked import Asked
 from bitfusion.session.hello import Hello
@@ -53,8 +55,9 @@ def holder_of(hello: Hello) -> Holder:
 class Answers:
     """Answers from the leases of one server."""
 
-    def __init__(self, leases: Leases, identity: Identity) -> None:
+    def __init__(self, leases: Leases, identity: Identity, workers: Workers) -> None:
         self.identity = identity
+        self._workers = workers
         self._leases = leases
         self._started = time.monotonic()
 
@@ -138,7 +141,7 @@ class Answers:
             "leases": len(leases.held),
             "sessions": sum(len(held.sessions) for held in leases.held),
             "waiting": len(leases.pool.waiters),
-            "checks": [],
+            "checks": checks(self._workers.ready, len(leases.held) + len(leases.pool.waiters)),
         }
 
 

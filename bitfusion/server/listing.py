@@ -17,7 +17,7 @@ from bitfusion.version import __version__
 from bitfusion.wire import codec
 
 QUEUE_SIZE_MAX, LEASES_SIZE_MAX, ENTRIES_SIZE_MAX = limits.MIB, 2 * limits.MIB, 3 * limits.MIB
-"""Bytes in one answer of the queue, of all leases, and of other entries: a frame's metadata must hold it, whatever clients call themselves."""
+"""Bytes in one answer of the queue, of all leases, and of other entries: a frame's metadata must hold it, whatever names there are."""
 
 ASKED_SIZE_MAX = 200
 """Characters of what a waiter asks for: its filters may have many more."""

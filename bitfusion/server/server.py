@@ -74,7 +74,7 @@ class Server:
         self, leases: Leases, identity: Identity, workers: Workers, cache_dir: Path | None, rules: KernelRules
     ) -> None:
         self._leases = leases
-        self._answers = Answers(leases, identity)
+        self._answers = Answers(leases, identity, workers)
         self._workers = workers
         self._cache_dir = cache_dir
         self._rules = rules

@@ -90,6 +90,11 @@ class Workers:
         self._restart: asyncio.Task[None] | None = None
         self._closing = False
 
+    @property
+    def ready(self) -> bool:
+        """Whether a worker could be started now."""
+        return self._control is not None and self._ready is not None and self._ready.done()
+
     async def start(self) -> None:
         """Start the zygote and wait until it is warm; ConnectError if it does not come up."""
         ours = self._launch()

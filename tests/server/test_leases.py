@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from bitfusion.errors import (
     LeaseError,
     QuotaError,
     RemoteProtocolError,
+    WorkerDiedError,
 )
 from bitfusion.session.hello import Hello, Purpose, encode_hello
 from bitfusion.wire import codec
@@ -168,6 +171,31 @@ def test_a_killed_holder_frees_its_lease(appliance, control):
             assert not came
             process.kill()
         assert came == [b"x"] and ends(worker)
+
+
+def test_a_killed_worker_ends_its_session_and_not_the_lease(appliance, control):
+    lease = control.request(memory="64MiB")
+    first, second = (bitfusion.connect(appliance.address, lease=lease.id, key=lease.key) for _ in range(2))
+    before = appliance.workers()
+    third = bitfusion.connect(appliance.address, lease=lease.id, key=lease.key)
+    kept = third.device_array(32 << 20, "u1")
+    third.synchronize()
+    (worker,) = appliance.workers() - before
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(WorkerDiedError, match="SIGKILL"):
+        third.synchronize()
+    assert len(kept) and first.device_array(48 << 20, "u1").size and first.synchronize() is None, (
+        "its memory is the lease's again"
+    )
+    assert second.echo(b"x") == b"x" and control.show(lease.id, lease.key).id == lease.id
+    first.close()
+    second.close()
+
+
+def test_the_daemon_says_how_it_is(appliance, control):
+    health = control.health()
+    assert {check["name"]: check["ok"] for check in health["checks"]} == {"workers": True, "descriptors": True}
+    assert health["pid"] == appliance.pid and health["gpus"] == 2 and health["server"]["address"] == appliance.address
 
 
 def test_dealloc_ends_a_running_program_with_its_reason(appliance, control):
