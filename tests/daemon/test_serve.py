@@ -190,15 +190,18 @@ def test_private_appliances_share_a_state_directory_with_anybody(tmp_path):
 
 
 def test_what_the_owner_says_of_leases(tmp_path):
-    options = ["--strategy", "spread", "--lifetime", "1h", "--idle-warning", "0.2", "--idle-timeout", "0.6"]
+    options = ["--strategy", "spread", "--lifetime", "1h", "--idle-warning", "0.5", "--idle-timeout", "1.5"]
     with Appliance("virtual:2x64MiB", tmp_path, *options) as appliance, open_control(appliance.address) as control:
         first, second = control.request(memory="2MiB"), control.request(memory="2MiB", lifetime=60)
         assert [lease.gpus[0].index for lease in (first, second)] == [0, 1]
         assert [round(lease.expires_at - lease.granted_at) for lease in (first, second)] == [3600, 60]
-        with bitfusion.connect(appliance.address, lease=first.id, key=first.key) as client:
-            appliance.wait_log(f"lease {first.id}: idle")
-            appliance.wait_log(f"lease {first.id}: released")
-            with pytest.raises(LeaseEndedError, match="it was idle for"):
+        before, others = len(appliance.lines), f"{first.id}|{second.id}"
+        with pytest.raises(
+            LeaseEndedError, match="it was idle for"
+        ):  # as it opens, on a machine that is slower than that
+            with bitfusion.connect(appliance.address, memory="2MiB") as client:
+                appliance.wait_log(f"lease (?!{others})[0-9a-f]+: idle for", after=before)
+                appliance.wait_log(f"lease (?!{others})[0-9a-f]+: released", after=before)
                 client.synchronize()
 
 
