@@ -17,8 +17,9 @@ from bitfusion.device.base import Device
 from bitfusion.device.discovery import discover
 from bitfusion.device.open import DEFAULT_RULES, open_device
 from bitfusion.errors import DeviceError, KernelError, SessionClosedError
+from bitfusion.pool.lease import Lease
 from bitfusion.pool.pool import Pool
-from bitfusion.pool.request import LeaseRequest
+from bitfusion.pool.request import Holder, LeaseRequest
 from bitfusion.session.client import Call, ClientSession, Operation
 from bitfusion.session.failures import PostedFailures
 from bitfusion.session.hello import Welcome
@@ -189,7 +190,9 @@ def open_local(
 ) -> LocalTransport:
     """A session on a device of this process, the first that ``spec`` names, as large as a lease would be. ConfigError, CapacityError."""
     device_spec = discover(spec)[0] if isinstance(spec, str) else spec
-    (share,) = Pool([device_spec]).admit(LeaseRequest(gpus, memory, fraction)).shares
+    lease = Pool([device_spec]).ask(LeaseRequest(gpus, memory, fraction), Holder(), now=0.0, wait=False)
+    assert isinstance(lease, Lease)  # or CapacityError: it would not wait
+    (share,) = lease.shares
     device = open_device(device_spec, cache_dir=cache_dir and cache_dir / OBJECTS, rules=rules)
     try:
         return LocalTransport(LocalSession(device, share.memory, cache_dir))

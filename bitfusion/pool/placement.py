@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum, auto
 
 from bitfusion.limits import MEMORY_CHUNK_SIZE
 from bitfusion.pool.lease import Share
 from bitfusion.pool.request import LeaseRequest
 from bitfusion.types import DeviceSpec, ServerSpec, format_size
-
 
 UNKNOWN_SERVER = ServerSpec()
 
@@ -35,21 +34,19 @@ class DeviceView:
     """The lease on it is alone."""
     oversubscribe: float = 1.0
     server: ServerSpec = UNKNOWN_SERVER
+    size: int = field(init=False)
+    """Bytes that one lease can have: the memory in whole chunks."""
+    capacity: int = field(init=False)
+    """Bytes that all leases together can have."""
+    free: int = field(init=False)
+    """Bytes that a lease could still have here."""
 
-    @property
-    def size(self) -> int:
-        """Bytes that one lease can have: the memory in whole chunks."""
-        return self.device.memory_size // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
-
-    @property
-    def capacity(self) -> int:
-        """Bytes that all leases together can have."""
-        return int(self.size * self.oversubscribe) // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
-
-    @property
-    def free(self) -> int:
-        """Bytes that a lease could still have here."""
-        return 0 if self.exclusive else min(self.size, self.capacity - self.used)
+    def __post_init__(self) -> None:
+        size = self.device.memory_size // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
+        capacity = int(size * self.oversubscribe) // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
+        object.__setattr__(self, "size", size)
+        object.__setattr__(self, "capacity", capacity)
+        object.__setattr__(self, "free", 0 if self.exclusive else min(size, capacity - self.used))
 
 
 Allowance = Callable[[DeviceView], int]
@@ -67,17 +64,28 @@ class Placement:
 class Refusal:
     """The request does not fit now."""
 
+    request: LeaseRequest
     reasons: tuple[tuple[str, str], ...]
-    """Each GPU's name and why not; an empty reason: that one would do."""
+    """Each GPU's name and why not; an empty reason: that one would do, but more are needed."""
     free_max: int
-    """Bytes that each of as many GPUs as were asked for has free, of those that the filters leave."""
+    """Bytes that each of as many GPUs as were asked for has free now, of those that the filters leave."""
     possible: bool
     """Whether it would fit if nobody else were there."""
-    fitting: int = 0
-    """GPUs that would do now: too few."""
 
     def __str__(self) -> str:
         return "; ".join(f"{name}: {why or 'would do'}" for name, why in self.reasons) or "the appliance offers no GPUs"
+
+    @property
+    def advice(self) -> str:
+        """What to do."""
+        if self.request.gpus > len(self.reasons) > 0:
+            return f"Ask for {len(self.reasons)} at most: there are no more GPUs here"
+        if self.free_max >= MEMORY_CHUNK_SIZE:
+            where = "one GPU" if self.request.gpus == 1 else f"each of {self.request.gpus} GPUs"
+            return f"Up to {format_size(self.free_max)} on {where} would fit now"
+        if self.possible:
+            return "Nothing is free now; try again when a lease has ended"
+        return "It would not fit here if nobody else were there: ask for what the GPUs have, or another appliance"
 
 
 def place(
@@ -95,26 +103,34 @@ def choose(
     request: LeaseRequest, view: Sequence[DeviceView], strategy: Strategy, allowance: Allowance | None = None
 ) -> tuple[Share, ...] | None:
     """The shares of ``place``, in the appliance's order of GPUs; None where they do not fit, for which no reasons are made."""
-    fitting = [item for item in view if fits(request, item, allowance)]
+    fitting = [index for index, item in enumerate(view) if fits(request, item, allowance)]
     if len(fitting) < request.gpus:
         return None
-    fitting.sort(key=lambda item: item.free, reverse=strategy is Strategy.SPREAD)
-    best = fitting[: request.gpus]
-    return tuple(
-        Share(item.device, request.memory_on(item.device.memory_size))
-        for item in view
-        if any(item is one for one in best)
-    )
+    fitting.sort(key=lambda index: view[index].free, reverse=strategy is Strategy.SPREAD)
+    devices = [view[index].device for index in sorted(fitting[: request.gpus])]
+    return tuple(Share(device, request.memory_on(device.memory_size)) for device in devices)
 
 
 def fits(request: LeaseRequest, item: DeviceView, allowance: Allowance | None = None) -> bool:
-    """Whether there is room on this GPU now."""
-    return next(_obstacles(request, item, allowance), None) is None
+    """Whether there is room on this GPU now: as if ``_obstacles`` found nothing, but the queue asks this a thousand times a second."""
+    wanted = request.memory_on(item.device.memory_size)
+    if not 0 < wanted <= item.free or (request.exclusive and item.lease_count):
+        return False
+    if request.filters and any(condition.refuse(item.device, item.server) for condition in request.filters):
+        return False
+    return allowance is None or occupied(request, item) <= allowance(item)
 
 
 def eligible(request: LeaseRequest, item: DeviceView) -> bool:
     """Whether there would be room on this GPU if nobody else were on it."""
-    return next(_lasting(request, item), None) is None
+    return 0 < request.memory_on(item.device.memory_size) <= item.size and not any(
+        condition.refuse(item.device, item.server) for condition in request.filters
+    )
+
+
+def possible(request: LeaseRequest, view: Sequence[DeviceView]) -> bool:
+    """Whether the request would fit if nobody else were there."""
+    return sum(eligible(request, item) for item in view) >= request.gpus
 
 
 def occupied(request: LeaseRequest, item: DeviceView) -> int:
@@ -124,17 +140,15 @@ def occupied(request: LeaseRequest, item: DeviceView) -> int:
 
 def refusal(request: LeaseRequest, view: Sequence[DeviceView], allowance: Allowance | None = None) -> Refusal:
     """Why each GPU will not do, and what would."""
-    reasons = [next(_obstacles(request, item, allowance), "") for item in view]
-    able = sum(eligible(request, item) for item in view)
     matching = [item for item in view if not any(one.refuse(item.device, item.server) for one in request.filters)]
     free = sorted(
         (item.free if allowance is None else min(item.free, allowance(item)) for item in matching), reverse=True
     )
     return Refusal(
-        tuple((name_of(item.device), why) for item, why in zip(view, reasons, strict=True)),
+        request,
+        tuple((name_of(item.device), next(_obstacles(request, item, allowance), "")) for item in view),
         free_max=free[request.gpus - 1] if len(free) >= request.gpus else 0,
-        possible=able >= request.gpus,
-        fitting=reasons.count(""),
+        possible=possible(request, view),
     )
 
 
@@ -146,11 +160,12 @@ def _obstacles(request: LeaseRequest, item: DeviceView, allowance: Allowance | N
     if item.exclusive:
         yield "an exclusive lease is on it"
     if request.exclusive and item.lease_count:
-        yield f"{leases} on it, {request} needs one that nobody is on"
+        yield f"{leases} on it, and one that nobody is on is needed"
     if wanted > item.free:
-        yield f"{leases} on it, {format_size(item.free)} of {format_size(item.size)} free, {format_size(wanted)} needed"
+        yield f"{leases} on it, {format_size(item.free)} of {format_size(item.capacity)} free, {format_size(wanted)} needed"
     if allowance is not None and occupied(request, item) > (most := allowance(item)):
-        yield f"of {format_size(item.free)} free {format_size(item.free - most)} are kept for requests that came earlier"
+        free = item.capacity - item.used
+        yield f"{format_size(free - most)} of its {format_size(free)} free are kept for requests that came earlier"
 
 
 def _lasting(request: LeaseRequest, item: DeviceView) -> Iterator[str]:
@@ -162,7 +177,7 @@ def _lasting(request: LeaseRequest, item: DeviceView) -> Iterator[str]:
     if wanted > item.size:
         yield f"has {format_size(item.size)} in all"
     if wanted == 0:
-        yield f"{request} is less than its smallest share, {format_size(MEMORY_CHUNK_SIZE)}"
+        yield f"{request.fraction:g} of it is less than the smallest share, {format_size(MEMORY_CHUNK_SIZE)}"
 
 
 def name_of(device: DeviceSpec) -> str:

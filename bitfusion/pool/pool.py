@@ -6,34 +6,20 @@ does no I/O: times are arguments (Unix seconds), and ``server/leases.py`` gives 
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from bitfusion.errors import CapacityError, ConfigError, QuotaError
-from bitfusion.limits import MEMORY_CHUNK_SIZE
+from bitfusion.pool.accounts import Accounts, Ahead
 from bitfusion.pool.lease import Lease, LeaseEvent, LeaseState, Share, apply
-from bitfusion.pool.placement import DeviceView, Refusal, Strategy, choose, refusal
+from bitfusion.pool.placement import DeviceView, Refusal, Strategy, choose, possible, refusal
 from bitfusion.pool.queue import Claims, Queue, Waiter
-from bitfusion.pool.quota import (
-    Hindrance,
-    Need,
-    Quota,
-    applying,
-    ceiling,
-    check_subject,
-    lifetime,
-    need_of,
-    need_of_lease,
-    stands_in_the_way,
-    subjects,
-)
+from bitfusion.pool.quota import Hindrance, Need, Quota
 from bitfusion.pool.request import Holder, LeaseRequest
 from bitfusion.pool.room import Room
-from bitfusion.pool.usage import Usage
-from bitfusion.types import DeviceSpec, ServerSpec, format_size
+from bitfusion.types import DeviceSpec, ServerSpec
 
 OVERSUBSCRIBE_MAX = 16.0
 """Memory beyond the GPU's own lies in host memory; more than this is a slip."""
@@ -71,9 +57,7 @@ class Pool:
         self._leases: dict[str, Lease] = {}
         self._queue = Queue()
         self._number = 0
-        self._quotas: dict[str, Quota] = {check_subject(key): quota for key, quota in (quotas or {}).items()}
-        self._held: dict[str, Need] = {}
-        self._usage = Usage()
+        self._accounts = Accounts(self.view(), quotas or {})
 
     # what there is
 
@@ -90,11 +74,19 @@ class Pool:
     @property
     def quotas(self) -> Mapping[str, Quota]:
         """By subject: ``user:alice``, ``group:staff``, ``user:*``."""
-        return MappingProxyType(self._quotas)
+        return self._accounts.quotas
 
     def view(self) -> tuple[DeviceView, ...]:
         """Every GPU with what its leases hold, as placement sees it."""
         return tuple(room.view for room in self._rooms.values())
+
+    def held(self, subject: str) -> Need:
+        """GPUs and bytes of a subject's leases, as quotas count them."""
+        return self._accounts.held(subject)
+
+    def spent(self, subject: str, now: float) -> float:
+        """A subject's GPU-seconds of the day (UTC) so far, running leases included."""
+        return self._accounts.spent(subject, now)
 
     # asking
 
@@ -106,46 +98,52 @@ class Pool:
         CapacityError and QuotaError where that can never be, or must not wait; they give the reason for every GPU, and what would fit.
         """
         view = self.view()
-        need = need_of(request, view) if self._quotas else Need()
-        self._check_possible(request, holder, view, need)
+        if not possible(request, view):
+            raise _capacity_error(refusal(request, view))
+        if hindrance := self._accounts.ceiling(request, holder):
+            raise QuotaError(f"{hindrance}. Ask for less, or have the quota raised")
         waiter = Waiter(secrets.token_hex(8), secrets.token_urlsafe(32), holder, request, now, held, self._number)
-        self._number += 1
-        claims, ahead = self._gather(self._queue.before(waiter))
-        hindrance = self._hindrance(waiter, ahead, now)
+        claims, ahead = self._gather(waiter, now)
+        hindrance = self._accounts.hindrance(waiter, ahead, now)
         shares = None if hindrance else choose(request, view, self.strategy, claims.allowance)
+        if shares is None and not wait:
+            if hindrance:
+                raise QuotaError(self._accounts.explain(hindrance, now))
+            raise _capacity_error(refusal(request, view, claims.allowance))
+        self._number += 1
         if shares is not None:
             return self._grant(waiter, shares, now)
-        if not wait:
-            if hindrance:
-                raise QuotaError(f"{hindrance}")
-            raise _capacity_error(request, refusal(request, view, claims.allowance))
         self._queue.add(waiter)
         return waiter
 
-    def _check_possible(self, request: LeaseRequest, holder: Holder, view: Sequence[DeviceView], need: Need) -> None:
-        refused = refusal(request, view)
-        if not refused.possible:
-            raise _capacity_error(request, refused)
-        if hindrance := ceiling(request, holder, need, self._quotas):
-            raise QuotaError(f"{hindrance}")
-
     def settle(self, now: float) -> list[tuple[Waiter, Lease]]:
         """Grant all that can be granted now, in the queue's order."""
-        granted = []
-        claims, ahead = Claims(tuple(self._rooms.values())), dict[str, Need]()
+        granted: list[tuple[Waiter, Lease]] = []
+        claims, ahead = Claims(self._rooms), Ahead()
+        refused = set()
+        """What did not fit: nothing ends here, so it will not fit for others who ask for the same."""
         for waiter in self._queue:
-            if self._hindrance(waiter, ahead, now):
-                self._claim_quota(waiter, ahead)
-                continue
-            shares = choose(waiter.request, self.view(), self.strategy, claims.allowance)
-            if shares is None:
+            hindrance, shares, shape = self._accounts.hindrance(waiter, ahead, now), None, _shape(waiter.request)
+            if hindrance is None:
+                if shape not in refused:
+                    shares = choose(waiter.request, self.view(), self.strategy, claims.allowance)
+                if shares is not None:
+                    self._queue.remove(waiter.id)
+                    granted.append((waiter, self._grant(waiter, shares, now)))
+                    claims.grant(waiter.request, shares)
+                    continue
+                refused.add(shape)
                 claims.add(waiter.request)
-                self._claim_quota(waiter, ahead)
-            else:
-                self._queue.remove(waiter.id)
-                granted.append((waiter, self._grant(waiter, shares, now)))
-                claims.grant(shares, waiter.request)
+            self._accounts.claim(waiter, hindrance, ahead)
         return granted
+
+    def settle_at(self, now: float) -> float | None:
+        """Unix seconds at which time alone could let somebody go who waits (a day's GPU-hours begin again); None: never."""
+        ahead, found = Ahead(), list[Hindrance]()
+        for waiter in self._queue:
+            if hindrance := self._accounts.hindrance(waiter, ahead, now):
+                found.append(hindrance)
+        return self._accounts.turn_at(found, now)
 
     def cancel(self, waiter_id: str) -> Waiter:
         """Somebody does not wait any more; KeyError if nobody of that id waits."""
@@ -154,37 +152,26 @@ class Pool:
     def position(self, waiter_id: str, now: float) -> Standing:
         """Where a waiter stands and why; KeyError if nobody of that id waits."""
         position = self._queue.position(waiter_id)
-        waiter = self.waiters[position - 1]
-        claims, ahead = self._gather(self._queue.before(waiter))
-        if hindrance := self._hindrance(waiter, ahead, now):
-            return Standing(position, len(self._queue), (("quota", str(hindrance)),))
-        return Standing(position, len(self._queue), refusal(waiter.request, self.view(), claims.allowance).reasons)
+        waiter = self._queue[waiter_id]
+        claims, ahead = self._gather(waiter, now)
+        if hindrance := self._accounts.hindrance(waiter, ahead, now):
+            reasons: tuple[tuple[str, str], ...] = (("quota", self._accounts.explain(hindrance, now)),)
+        else:
+            reasons = refusal(waiter.request, self.view(), claims.allowance).reasons
+        return Standing(position, len(self._queue), reasons)
 
-    def _gather(self, waiters: Iterable[Waiter], now: float = 0.0) -> tuple[Claims, dict[str, Need]]:
-        claims, ahead = Claims(tuple(self._rooms.values())), dict[str, Need]()
-        for waiter in waiters:
-            if not self._hindrance(waiter, ahead, now):
-                claims.add(waiter.request)
-            self._claim_quota(waiter, ahead)
+    def _gather(self, waiter: Waiter, now: float) -> tuple[Claims, Ahead]:
+        """What those want whose turn is earlier."""
+        claims, ahead = Claims(self._rooms), Ahead()
+        for earlier in self._queue.before(waiter):
+            hindrance = self._accounts.hindrance(earlier, ahead, now)
+            if hindrance is None:
+                claims.add(earlier.request)
+            self._accounts.claim(earlier, hindrance, ahead)
         return claims, ahead
 
-    def _hindrance(self, waiter: Waiter, ahead: Mapping[str, Need], now: float) -> Hindrance | None:
-        if not self._quotas:
-            return None
-        held = {
-            subject: self._held.get(subject, Need()) + ahead.get(subject, Need()) for subject in subjects(waiter.holder)
-        }
-        need = need_of(waiter.request, self.view())
-        return stands_in_the_way(
-            waiter.request, waiter.holder, need, self._quotas, held, self._leases.values(), self._usage, now
-        )
-
-    def _claim_quota(self, waiter: Waiter, ahead: dict[str, Need]) -> None:
-        for subject, _ in applying(self._quotas, waiter.holder):
-            ahead[subject] = ahead.get(subject, Need()) + need_of(waiter.request, self.view())
-
     def _grant(self, waiter: Waiter, shares: tuple[Share, ...], now: float) -> Lease:
-        limit = lifetime(waiter.request, waiter.holder, self._quotas)
+        limit = self._accounts.lifetime(waiter.request, waiter.holder)
         lease = Lease(
             waiter.id,
             waiter.key,
@@ -203,8 +190,7 @@ class Pool:
         for share in lease.shares:
             self._rooms[share.device.uuid].add(lease.id, share.memory, lease.request.exclusive)
         self._leases[lease.id] = lease
-        for subject in subjects(lease.holder):
-            self._held[subject] = self._held.get(subject, Need()) + need_of_lease(lease)
+        self._accounts.take(lease)
 
     # the life of a lease
 
@@ -235,12 +221,7 @@ class Pool:
         del self._leases[lease_id]
         for share in lease.shares:
             self._rooms[share.device.uuid].remove(lease_id)
-        for subject in subjects(lease.holder):
-            self._held[subject] -= need_of_lease(lease)
-            if not self._held[subject].memory:
-                del self._held[subject]
-        if now is not None:
-            self._usage.add(lease, subjects(lease.holder), now)
+        self._accounts.give(lease, now)
         return lease
 
     def expired(self, now: float) -> list[Lease]:
@@ -255,11 +236,7 @@ class Pool:
 
     def set_quota(self, subject: str, quota: Quota | None) -> None:
         """From now on; None: no limit. What is granted already stays. ConfigError for a subject that nobody could be."""
-        check_subject(subject)
-        if quota is None:
-            self._quotas.pop(subject, None)
-        else:
-            self._quotas[subject] = quota
+        self._accounts.set_quota(subject, quota)
 
     def restore(
         self,
@@ -267,24 +244,35 @@ class Pool:
         waiters: Iterable[Waiter] = (),
         spent: Mapping[str, float] | None = None,
         now: float = 0.0,
-    ) -> list[tuple[Lease, str]]:
-        """After a restart: what was there before. Gives the leases that cannot be, with the reason: a GPU that is gone or smaller now.
+    ) -> list[tuple[Lease | Waiter, str]]:
+        """What was there before a restart, into a pool that nobody has asked yet. Gives those that cannot be, with the reason: a GPU is
+        gone, or smaller now.
 
-        ``spent``: the GPU-seconds of today, by subject, of leases that have ended.
+        ``spent``: the GPU-seconds of today, by subject, of leases that have ended. Sessions are counted as they were: ``detach`` those
+        that did not survive.
         """
-        lost = []
+        lost: list[tuple[Lease | Waiter, str]] = []
         for lease in leases:
             if why := self._why_lost(lease):
                 lost.append((lease, why))
             else:
                 self._take(self._at_home(lease))
         for waiter in waiters:
-            self._queue.add(waiter)
+            if waiter.id in self._leases or waiter.id in self._queue:
+                lost.append((waiter, "there is a lease or another waiter of its id"))
+            elif not possible(waiter.request, self.view()):
+                lost.append((waiter, f"{refusal(waiter.request, self.view())}"))
+            else:
+                self._queue.add(waiter)
             self._number = max(self._number, waiter.number + 1)
-        self._usage = Usage(spent, now)
+        self._accounts.restore(spent or {}, now)
         return lost
 
     def _why_lost(self, lease: Lease) -> str | None:
+        if lease.id in self._leases or lease.state is LeaseState.RELEASED:
+            return "it is there twice, or has ended"
+        if len({share.device.uuid for share in lease.shares}) < len(lease.shares):
+            return "it has a GPU twice"
         for share in lease.shares:
             room = self._rooms.get(share.device.uuid)
             if room is None:
@@ -294,27 +282,16 @@ class Pool:
         return None
 
     def _at_home(self, lease: Lease) -> Lease:
+        """With the GPUs as they are known now."""
         shares = (Share(self._rooms[share.device.uuid].view.device, share.memory) for share in lease.shares)
         return replace(lease, shares=tuple(shares))
 
-    def admit(self, request: LeaseRequest) -> Lease:
-        """A new lease of one GPU at once, of nobody, for a session that cannot wait. CapacityError."""
-        if request.gpus > 1:
-            raise CapacityError(
-                f"{request.gpus} GPUs were asked for; a session has 1 GPU in this version, open one session per GPU"
-            )
-        lease = self.ask(request, Holder(), math.nan, wait=False)
-        assert isinstance(lease, Lease)
-        return lease
+
+def _shape(request: LeaseRequest) -> tuple[object, ...]:
+    """All that placement looks at."""
+    return request.gpus, request.memory, request.fraction, request.exclusive, request.filters
 
 
-def _capacity_error(request: LeaseRequest, refused: Refusal) -> CapacityError:
-    where = "no GPU has room for" if request.gpus == 1 else "there is no room for"
-    return CapacityError(f"{where} {request}: {refused}. {_advice(request, refused)}", free_max=refused.free_max)
-
-
-def _advice(request: LeaseRequest, refused: Refusal) -> str:
-    if refused.free_max < MEMORY_CHUNK_SIZE:
-        return "Nothing is free now; try again when a lease has ended"
-    where = "one GPU" if request.gpus == 1 else f"each of {request.gpus} GPUs"
-    return f"Up to {format_size(refused.free_max)} on {where} would fit now"
+def _capacity_error(refused: Refusal) -> CapacityError:
+    where = "no GPU has room for" if refused.request.gpus == 1 else "there is no room for"
+    return CapacityError(f"{where} {refused.request}: {refused}. {refused.advice}", free_max=refused.free_max)

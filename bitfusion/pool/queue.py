@@ -11,7 +11,7 @@ placement of earlier waiters that will ever be possible without it is possible w
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bitfusion.errors import ConfigError
@@ -71,6 +71,9 @@ class Queue:
     def __contains__(self, waiter_id: object) -> bool:
         return waiter_id in self._by_id
 
+    def __getitem__(self, waiter_id: str) -> Waiter:
+        return self._by_id[waiter_id]
+
     def add(self, waiter: Waiter) -> None:
         """Into its place."""
         if waiter.id in self._by_id:
@@ -97,34 +100,35 @@ class Queue:
 
 
 class Claims:
-    """What earlier waiters may still want of each GPU, gathered from the first on; what is left is for those behind them."""
+    """What earlier waiters may still want of each GPU, gathered from the first on; what is left is for those behind them.
 
-    def __init__(self, rooms: Sequence[Room]) -> None:
-        self._rooms = {room.view.device.uuid: room for room in rooms}
-        self._wanted: dict[str, list[int]] = {uuid: [] for uuid in self._rooms}
+    A GPU's sums are worked out when somebody could have room on it, and then kept up: on a full one nobody asks.
+    """
+
+    def __init__(self, rooms: Mapping[str, Room]) -> None:
+        self._rooms = rooms
+        self._waiting: list[LeaseRequest] = []
         self._sums: dict[str, Sums] = {}
+        """By GPU, where anybody waits for it."""
+        self._counts: dict[str, int] = {}
+        """How many of those waiting were held against the GPU."""
 
     def add(self, request: LeaseRequest) -> None:
         """A waiter that has nothing yet: from now on it is earlier than whoever asks."""
-        for uuid, room in self._rooms.items():
-            if eligible(request, room.view):
-                self._wanted[uuid].append(occupied(request, room.view))
+        self._waiting.append(request)
 
-    def grant(self, shares: Iterable[Share], request: LeaseRequest) -> None:
+    def grant(self, request: LeaseRequest, shares: Iterable[Share]) -> None:
         """A lease was granted meanwhile, and is in its rooms."""
         for share in shares:
-            if (sums := self._sums.get(share.device.uuid)) is not None:
+            if sums := self._sums.get(share.device.uuid):
                 sums.add(occupied(request, self._rooms[share.device.uuid].view))
 
     def allowance(self, view: DeviceView) -> int:
         """Bytes of the GPU that can be taken without ever being in the way of those gathered."""
-        uuid, capacity = view.device.uuid, view.capacity
-        wanted = self._wanted[uuid]
-        if uuid not in self._sums:
-            if not wanted:
-                return capacity
-            self._sums[uuid] = self._rooms[uuid].sums.copy()
-        sums = self._sums[uuid]
-        while wanted:
-            sums.add(wanted.pop())
-        return capacity - sums.greatest
+        uuid = view.device.uuid
+        new = self._waiting[self._counts.get(uuid, 0) :]
+        self._counts[uuid] = len(self._waiting)
+        if wanted := [occupied(request, view) for request in new if eligible(request, view)]:
+            self._sums.setdefault(uuid, self._rooms[uuid].sums.copy()).add(*wanted)
+        sums = self._sums.get(uuid)
+        return view.capacity - (sums.greatest if sums else 0)

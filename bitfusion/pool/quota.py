@@ -10,10 +10,10 @@ counted, before it is placed, as on the GPUs where it would take the most of tho
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum, auto
 from fractions import Fraction
 
 from bitfusion.errors import ConfigError
@@ -21,7 +21,7 @@ from bitfusion.pool.lease import Lease, worth
 from bitfusion.pool.placement import DeviceView, eligible
 from bitfusion.pool.plain import known
 from bitfusion.pool.request import LIFETIME_MAX_S, PRIORITY_MAX, Holder, LeaseRequest
-from bitfusion.pool.usage import DAY_S, Usage, gpu_seconds, midnight
+from bitfusion.pool.usage import DAY_S, midnight
 from bitfusion.types import SIZE_MAX, format_size
 
 
@@ -75,17 +75,35 @@ class Need:
         return Need(self.gpus - other.gpus, self.memory - other.memory)
 
 
+class Limit(StrEnum):
+    """What a quota limits."""
+
+    GPUS = auto()
+    MEMORY = auto()
+    GPU_SECONDS_PER_DAY = auto()
+    LIFETIME_S = auto()
+    PRIORITY_MAX = auto()
+
+
+NOTHING = Need()
+
+
 @dataclass(frozen=True, slots=True)
 class Hindrance:
-    """A quota that stands in the way."""
+    """A quota that stands in the way of a request."""
 
     subject: str
-    reason: str
-    frees_at: float | None = None
-    """Unix seconds at which it will be out of the way by itself; None: when something ends that has no time of its own, or never."""
+    limit: Limit
+    quota: Quota
+    request: LeaseRequest
+    need: Need
+    held: Need = NOTHING
+    """What the subject has."""
+    ahead: Need = NOTHING
+    """What the subject's earlier waiters want."""
 
     def __str__(self) -> str:
-        return self.reason
+        return f"the quota of {_shown(self.subject)} allows {_reason(self)}"
 
 
 def subjects(holder: Holder) -> tuple[str, str]:
@@ -131,22 +149,27 @@ def need_of_lease(lease: Lease) -> Need:
 def ceiling(request: LeaseRequest, holder: Holder, need: Need, quotas: Mapping[str, Quota]) -> Hindrance | None:
     """The quota that could never allow the request, whatever ends."""
     for subject, quota in applying(quotas, holder):
-        for reason in _ceilings(request, need, quota):
-            return Hindrance(subject, f"the quota of {_shown(subject)} {reason}")
+        if (limit := _ceiling(request, need, quota)) is not None:
+            return Hindrance(subject, limit, quota, request, need)
     return None
 
 
-def _ceilings(request: LeaseRequest, need: Need, quota: Quota) -> Iterator[str]:
+def _ceiling(request: LeaseRequest, need: Need, quota: Quota) -> Limit | None:
     if quota.priority_max is not None and request.priority > quota.priority_max:
-        yield f"allows priorities up to {quota.priority_max}, not {request.priority}"
+        return Limit.PRIORITY_MAX
     if quota.lifetime_s is not None and request.lifetime_s is not None and request.lifetime_s > quota.lifetime_s:
-        yield f"allows leases of at most {quota.lifetime_s:g} seconds, not {request.lifetime_s:g}"
-    if quota.gpus is not None and need.gpus > quota.gpus:
-        yield f"allows {_gpus(quota.gpus)} at once, {request} may take {_gpus(need.gpus)}"
-    if quota.memory is not None and need.memory > quota.memory:
-        yield f"allows {format_size(quota.memory)} at once, {request} may take {format_size(need.memory)}"
+        return Limit.LIFETIME_S
     if quota.gpu_seconds_per_day == 0:
-        yield "allows no GPU time"
+        return Limit.GPU_SECONDS_PER_DAY
+    return _exceeded(need, quota)
+
+
+def _exceeded(need: Need, quota: Quota) -> Limit | None:
+    if quota.gpus is not None and need.gpus > quota.gpus:
+        return Limit.GPUS
+    if quota.memory is not None and need.memory > quota.memory:
+        return Limit.MEMORY
+    return None
 
 
 def stands_in_the_way(
@@ -155,58 +178,76 @@ def stands_in_the_way(
     need: Need,
     quotas: Mapping[str, Quota],
     held: Mapping[str, Need],
-    leases: Iterable[Lease],
-    usage: Usage,
-    now: float,
+    ahead: Mapping[str, Need],
+    spent: Callable[[str], float],
 ) -> Hindrance | None:
-    """The quota that does not allow the request now. ``held``: what each subject has already; ``leases``: those that are running."""
+    """The quota that does not allow the request now. For each subject: ``held`` is what it has, ``ahead`` what its earlier waiters want,
+    ``spent`` gives the GPU-seconds it has used today, running leases included.
+    """
     for subject, quota in applying(quotas, holder):
-        has = held.get(subject, Need())
-        if quota.gpus is not None and has.gpus + need.gpus > quota.gpus:
-            reason = f"allows {_gpus(quota.gpus)} at once, {_gpus(has.gpus)} are held and {request} may take {_gpus(need.gpus)}"
-        elif quota.memory is not None and has.memory + need.memory > quota.memory:
-            reason = (
-                f"allows {format_size(quota.memory)} at once, {format_size(has.memory)} are held and {request} may take "
-                f"{format_size(need.memory)}"
-            )
-        elif quota.gpu_seconds_per_day is not None and spent(subject, leases, usage, now) >= quota.gpu_seconds_per_day:
-            at = midnight(now) + DAY_S
-            reason = (
-                f"of {quota.gpu_seconds_per_day / 3600:g} GPU-hours a day is used up; it starts again at {_clock(at)}"
-            )
-            return Hindrance(subject, f"the quota of {_shown(subject)} {reason}", at)
-        else:
-            continue
-        frees_at = _frees_at(subject, quota, has, need, leases)
-        when = "when a lease of theirs ends" if frees_at is None else f"at {_clock(frees_at)} at the latest"
-        return Hindrance(subject, f"the quota of {_shown(subject)} {reason}; it frees up {when}", frees_at)
+        has, wanted = held.get(subject, NOTHING), ahead.get(subject, NOTHING)
+        limit = _exceeded(has + wanted + need, quota)
+        if limit is None and quota.gpu_seconds_per_day is not None and spent(subject) >= quota.gpu_seconds_per_day:
+            limit = Limit.GPU_SECONDS_PER_DAY
+        if limit is not None:
+            return Hindrance(subject, limit, quota, request, need, has, wanted)
     return None
 
 
-def spent(subject: str, leases: Iterable[Lease], usage: Usage, now: float) -> float:
-    """GPU-seconds of the day so far, running leases included."""
-    since = midnight(now)
-    running = sum(gpu_seconds(lease, since, now) for lease in leases if subject in subjects(lease.holder))
-    return usage.spent(subject, now) + running
+def frees_at(hindrance: Hindrance, leases: Iterable[Lease], now: float) -> float | None:
+    """Unix seconds at which the quota will be out of the way by itself; None: nobody knows, it takes a lease's end or an earlier waiter's.
 
-
-def _frees_at(subject: str, quota: Quota, has: Need, need: Need, leases: Iterable[Lease]) -> float | None:
-    """When enough of the subject's leases will have reached their own ends."""
-    ending = [(lease.expires_at, lease) for lease in leases if subject in subjects(lease.holder)]
-    for expires_at, lease in sorted(((at, lease) for at, lease in ending if at is not None), key=lambda pair: pair[0]):
-        has -= need_of_lease(lease)
-        if (quota.gpus is None or has.gpus + need.gpus <= quota.gpus) and (
-            quota.memory is None or has.memory + need.memory <= quota.memory
-        ):
+    ``leases``: those of the quota's subject.
+    """
+    if hindrance.limit is Limit.GPU_SECONDS_PER_DAY:
+        return midnight(now) + DAY_S
+    ending = [(lease.expires_at, lease) for lease in leases if lease.expires_at is not None]
+    left = hindrance.held + hindrance.ahead + hindrance.need
+    for expires_at, lease in sorted(ending, key=lambda pair: pair[0]):
+        left -= need_of_lease(lease)
+        if _exceeded(left, hindrance.quota) is None:
             return expires_at
     return None
+
+
+def explain(hindrance: Hindrance, leases: Iterable[Lease], now: float) -> str:
+    """The quota that is in the way now, and when it frees up."""
+    at = frees_at(hindrance, leases, now)
+    if hindrance.limit is Limit.GPU_SECONDS_PER_DAY:
+        return f"{hindrance}; the next day begins at {clock(midnight(now) + DAY_S)}"
+    when = f"at {clock(at)} at the latest" if at is not None else "when one of their leases ends"
+    return f"{hindrance}; it frees up {when}"
 
 
 def lifetime(request: LeaseRequest, holder: Holder, quotas: Mapping[str, Quota]) -> float | None:
     """Seconds that the lease may live: what was asked for, and no longer than any quota allows."""
     limits = [request.lifetime_s, *(quota.lifetime_s for _, quota in applying(quotas, holder))]
-    least = min((limit for limit in limits if limit is not None), default=math.inf)
-    return None if least == math.inf else least
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _reason(hindrance: Hindrance) -> str:
+    """``2 GPUs at once: 1.5 are held, this takes 1``."""
+    quota, request, need = hindrance.quota, hindrance.request, hindrance.need
+    match hindrance.limit:
+        case Limit.GPUS:
+            parts = [_gpus(part.gpus) for part in (hindrance.held, hindrance.ahead, need)]
+            return f"{_gpus(quota.gpus or 0)} at once: {_sum(parts, hindrance)}"
+        case Limit.MEMORY:
+            parts = [format_size(part.memory) for part in (hindrance.held, hindrance.ahead, need)]
+            return f"{format_size(quota.memory or 0)} at once: {_sum(parts, hindrance)}"
+        case Limit.GPU_SECONDS_PER_DAY:
+            return f"{(quota.gpu_seconds_per_day or 0) / 3600:.4g} GPU-hours a day, and they are used up"
+        case Limit.LIFETIME_S:
+            return f"leases of at most {quota.lifetime_s:g} seconds, not {request.lifetime_s:g}"
+        case Limit.PRIORITY_MAX:
+            return f"priorities up to {quota.priority_max}, not {request.priority}"
+
+
+def _sum(parts: Sequence[str], hindrance: Hindrance) -> str:
+    held, ahead, need = parts
+    said = [f"{held} held"] if hindrance.held != NOTHING else []
+    said += [f"{ahead} wanted by earlier requests"] if hindrance.ahead != NOTHING else []
+    return ", ".join([*said, f"this takes {need}"])
 
 
 def _shown(subject: str) -> str:
@@ -218,5 +259,6 @@ def _gpus(count: Fraction | float) -> str:
     return "1 GPU" if count == 1 else f"{float(count):.4g} GPUs"
 
 
-def _clock(at: float) -> str:
+def clock(at: float) -> str:
+    """A moment for people; in UTC, which is the same for client and appliance."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

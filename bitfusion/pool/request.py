@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from bitfusion.errors import ConfigError
 from bitfusion.limits import FILTER_COUNT_MAX, MEMORY_CHUNK_SIZE
@@ -127,8 +128,7 @@ class LeaseRequest:
             return -(-self.memory // MEMORY_CHUNK_SIZE) * MEMORY_CHUNK_SIZE
         if self.fraction is None:
             return device_size // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
-        share = Fraction(str(self.fraction))  # 0.29 as it was written, not its nearest float
-        return int(device_size * share) // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
+        return _part(self.fraction, device_size) // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
 
     def __str__(self) -> str:
         return " ".join(filter(None, [self._size(), *(f"where {item}" for item in self.filters)]))
@@ -139,6 +139,12 @@ class LeaseRequest:
         size = format_size(self.memory) if self.memory is not None else f"{self.fraction:g} of a GPU's memory"
         alone = " alone on it" if self.exclusive and self.fraction != 1 else ""
         return size + alone if self.gpus == 1 else f"{self.gpus} GPUs with {size} each" + alone.replace("it", "them")
+
+
+@lru_cache(maxsize=1024)
+def _part(fraction: float, size: int) -> int:
+    """``fraction`` of ``size``: 0.29 as it was written, not its nearest float. Kept, because the queue asks again and again."""
+    return int(size * Fraction(str(fraction)))
 
 
 def _whole(name: str, value: object, low: int, high: int, why: str = "") -> None:

@@ -15,9 +15,13 @@ class Sums:
         self._mask = (1 << self.limit + 1) - 1
         self._bits = 1
 
-    def add(self, size: int) -> None:
-        """One more thing of ``size`` bytes, in whole chunks."""
-        self._bits |= (self._bits << size // MEMORY_CHUNK_SIZE) & self._mask
+    def add(self, *sizes: int) -> None:
+        """More things, of so many bytes each, in whole chunks."""
+        full = 1 << self.limit
+        for size in sizes:
+            if self._bits & full:  # it cannot come to more
+                return
+            self._bits |= (self._bits << size // MEMORY_CHUNK_SIZE) & self._mask
 
     @property
     def greatest(self) -> int:
