@@ -36,8 +36,9 @@ def locked(state_dir: Path) -> Iterator[None]:
                 f"the appliance with pid {pid or '(unknown)'} has the state directory {state_dir}: "
                 "stop it, or give this one another --state-dir"
             ) from None
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk the lock is as good without it
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
