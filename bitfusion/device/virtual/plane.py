@@ -76,7 +76,9 @@ def find_affine(
     watched: list[tuple[Instruction, Operand, Type, Form]] = []
     for step in steps:
         target, form = step.operands[0], _form_of_result(step, forms)
-        if form is None or not isinstance(target, Register) or (form != SAME and _resized(bits, step)):
+        if form is None or not isinstance(target, Register):
+            return None
+        if form != SAME and (_resized(bits, step) or _hides_jumps(step)):
             return None
         if form != SAME and not form.small and (step.has("wide") or step.opcode == "cvt"):
             made = step.types[0]
@@ -89,7 +91,8 @@ def find_affine(
     if form is None:
         return None
     wide = datatype.bits == 64 and isinstance(result, Register) and bits(result.name) == 64
-    ring = wide and all(is_sign(step) and kind.bits == 64 for step, _, kind, _ in watched)
+    chosen = any(step.opcode == "selp" for step in steps)  # which grows along a row may not be the one that is taken
+    ring = wide and not chosen and all(is_sign(step) and kind.bits == 64 for step, _, kind, _ in watched)
     return Affine(steps, given, result, datatype, form, tuple(watched), ring)
 
 
@@ -110,6 +113,11 @@ def _resized(bits: Callable[[str], int], step: Instruction) -> bool:
         return True
     narrowest = 1 if step.opcode in ("selp", "mad", "shl", "shr") else step.types[-1].bits
     return any(isinstance(i, Register) and bits(i.name) < narrowest for i in sources(step))
+
+
+def _hides_jumps(step: Instruction) -> bool:
+    """``mad.wide.u16``: of a product that wraps around in 16 bits, what is added in 32 can make a number that jumps twice, and back."""
+    return step.opcode == "mad" and step.has("wide") and step.type.bits < 32
 
 
 def _form(operand: Operand, forms: Mapping[str, Form]) -> Form | None:
@@ -137,9 +145,8 @@ def _form_of_result(step: Instruction, forms: Mapping[str, Form]) -> Form | None
     y = _grows_with_rows(step, known)
     if x is None or y is None:
         return None
-    return Form(
-        x, y, small=step.opcode in ("mov", "cvt") and known[0].small and step.types[0].size >= THREAD_INDEX_SIZE
-    )
+    whole = step.opcode in ("mov", "cvt") and all(kind.size >= THREAD_INDEX_SIZE for kind in step.types)
+    return Form(x, y, small=whole and known[0].small)
 
 
 def _grows_with_rows(step: Instruction, inputs: list[Form]) -> bool | None:

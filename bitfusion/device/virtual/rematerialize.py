@@ -28,7 +28,9 @@ CHAIN_SIZE_MAX = 24
 """Instructions to compute one value again: about what storing and loading it costs in a vectorised loop."""
 
 COEFFICIENT_MAX = 1 << 16
-"""Beyond that a row of threads spans more memory than the bounds check of a row looks at."""
+"""Bytes or elements. Beyond that a row of threads spans more memory than the bounds check of a row looks at; and numbers that
+grow so little cannot go all round 64 bits between the ends of a row, nor more than once round 32.
+"""
 
 _PLAIN = frozenset(
     [
@@ -167,7 +169,12 @@ def special_coefficient(name: str) -> int | None:
 
 
 def combined_coefficient(instruction: Instruction, values: list[int]) -> int | None:
-    """The result's coefficient from those of the sources; None if it need not be linear."""
+    """The result's coefficient from those of the sources; None if it need not be linear, or grows by COEFFICIENT_MAX or more."""
+    found = _combined(instruction, values)
+    return found if found is not None and abs(found) < COEFFICIENT_MAX else None
+
+
+def _combined(instruction: Instruction, values: list[int]) -> int | None:
     if is_sign(instruction):
         return 0
     if instruction.has("sat"):
@@ -199,9 +206,7 @@ def _product_coefficient(instruction: Instruction, values: list[int]) -> int | N
         product = values[0] << min(max(factor.value, 0), 64)
     else:
         product = values[0] * factor.value
-    if instruction.opcode == "mad":
-        product += values[2]
-    return product if abs(product) < COEFFICIENT_MAX else None
+    return product + values[2] if instruction.opcode == "mad" else product
 
 
 def is_sign(instruction: Instruction) -> bool:

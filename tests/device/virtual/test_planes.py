@@ -116,6 +116,43 @@ def test_indices(gpu, case, suspended):
         np.testing.assert_array_equal(out, np.bincount(index(x, y), 64 * y + x, out.size), case)
 
 
+LARGE_PLANES = {
+    "signed bytes of threads": (
+        (200, 5),
+        "cvt.s64.s8 %rd3, %r0; add.s64 %rd4, %rd3, 128;",
+        lambda x, y: (x + 128) % 256,
+    ),
+    "bytes of rows": ((1, 300), "cvt.u64.u8 %rd3, %r1; mul.lo.s64 %rd4, %rd3, 40;", lambda x, y: y % 256 * 40),
+    "one of two for all threads": (
+        (32, 16),
+        "mov.u32 %r6, %ntid.x; setp.gt.u32 %p1, %r6, 1000; cvt.u64.u32 %rd6, %r0; cvt.u64.u32 %rd7, %r1; mov.u64 %rd8, 5;"
+        "selp.b64 %rd9, %rd6, %rd8, %p1; mad.lo.u64 %rd4, %rd7, 40, %rd9;",
+        lambda x, y: 5 + 40 * y,
+    ),
+}
+"""Blocks, PTX that computes an index of 64 bits in %rd4 and nothing that is narrower, and the same in Python."""
+
+
+@pytest.mark.parametrize("case", LARGE_PLANES)
+def test_indices_of_64_bits(gpu, case):
+    shape, body, index = LARGE_PLANES[case]
+    body = f"""mov.u32 %r1, %tid.y; {body} shl.b64 %rd5, %rd4, 2; add.u64 %rd2, %rd5, %rd0; mad.lo.u32 %r5, %r1, 512, %r0;
+    red.global.add.u32 [%rd2], %r5;"""
+    x, y = threads(shape)
+    out = np.zeros(70_000, np.int32)
+    run(gpu, kernel(body), out, block=shape)
+    np.testing.assert_array_equal(out, np.bincount(index(x, y), 512 * y + x, out.size))
+
+
+def test_jumps_that_a_sum_hides(gpu):
+    """A product of 16 bits wraps around in rows 8 and 16, each time by half of what its sum wraps around by."""
+    body = """mov.u32 %r1, %tid.y; cvt.u16.u32 %h1, %r1; mul.lo.u16 %h2, %h1, 8192; mul.lo.u32 %r4, %r1, 0xF0000028;
+    mad.wide.u16 %r3, %h2, 0x8000, %r4; mul.wide.u32 %rd5, %r3, 4; add.u64 %rd2, %rd5, %rd0; red.global.add.u32 [%rd2], %r1;"""
+    with pytest.raises(KernelFaultError) as caught:
+        run(gpu, kernel(body), np.zeros(1000, np.int32), block=(8, 24))
+    assert caught.value.details["thread"] == "(0, 8, 0)"
+
+
 def put(out, first, pitch):
     x, y = cuda.threadIdx.x, cuda.threadIdx.y
     cuda.atomic.add(out, first + y * pitch + x, 3)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bitfusion.errors import KernelFaultError
 from tests.device.virtual.ptx import kernel, run
 
 INDEX = {
@@ -49,6 +50,18 @@ def test_indices_that_jump_between_the_ends(gpu, case):
     run(gpu, kernel(body + access), out, block=threads)
     i = np.arange(threads)
     np.testing.assert_array_equal(out, np.bincount(index(i), i + 1, out.size))
+
+
+@pytest.mark.parametrize("shape", [(17, 1), (2, 4), (3, 4)])
+@pytest.mark.parametrize("bits", [59, 62, 63])
+def test_addresses_that_go_round_the_address_space(gpu, bits, shape):
+    """Those of the row's ends are one, or near: in between they are anywhere."""
+    doubled = "".join(f"add.s64 %w{number + 1}, %w{number}, %w{number};" for number in range(2, bits))
+    body = f""".reg .b64 %w<{bits + 1}>; mul.wide.u32 %w2, %r0, 4; {doubled} add.u64 %rd2, %w{bits}, %rd0;
+    red.global.add.u32 [%rd2], %r0;"""
+    with pytest.raises(KernelFaultError) as caught:
+        run(gpu, kernel(body), np.zeros(64, np.int32), block=shape)
+    assert caught.value.details["thread"] == "(1, 0, 0)"
 
 
 @pytest.mark.parametrize("limit", [-30_000, -1, 0, 100, 20_000])
