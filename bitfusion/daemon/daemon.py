@@ -29,6 +29,7 @@ from bitfusion.device.discovery import discover, machine_memory
 from bitfusion.errors import BindError, BitfusionError, ConfigError, encode
 from bitfusion.pool.placement import Strategy
 from bitfusion.pool.pool import Pool
+from bitfusion.pool.store import FILE, Store
 from bitfusion.server.leases import Leases, Terms
 from bitfusion.server.ledgers import Ledgers
 from bitfusion.server.listing import Identity
@@ -99,7 +100,11 @@ def _run(settings: Settings, ready: TextIO | None) -> None:
     _raise_limit()
     with ours, _listen(settings) as listener:
         _prepare_ready_file(settings.ready_file)  # not before: it may be that of the appliance which has the port
-        uvloop.run(Daemon(settings, devices, listener, cache_dir, ready).run())
+        state_dir = None if cache_dir is None or settings.private else cache_dir.parent
+        with Store(state_dir and state_dir / FILE) as store:
+            if store.recovered is not None:
+                print(f"bitfusion: {store.recovered}", file=sys.stderr)
+            uvloop.run(Daemon(settings, devices, listener, cache_dir, store, ready).run())
 
 
 class Daemon:
@@ -111,6 +116,7 @@ class Daemon:
         devices: list[DeviceSpec],
         listener: socket.socket,
         cache_dir: Path | None,
+        store: Store,
         ready: TextIO | None,
     ) -> None:
         self._settings = settings
@@ -120,13 +126,12 @@ class Daemon:
         self._workers = Workers(sorted({device.kind for device in devices}), cache_dir, settings.log_level)
         rules = KernelRules(settings.kernel_timeout, settings.check)
         hostname, address = socket.gethostname(), str(Target(*listener.getsockname()[:2]))
-        state_dir = None if cache_dir is None or settings.private else cache_dir.parent
-        identity = Identity(server_id(state_dir), hostname, address)
+        identity = Identity(server_id(store.path and store.path.parent), hostname, address)
         terms = Terms(settings.lifetime, settings.idle_warning, settings.idle_timeout)
         pool = Pool(
             devices, Strategy(settings.strategy), oversubscribe=settings.oversubscribe, server=ServerSpec(hostname)
         )
-        self._leases = Leases(pool, Ledgers(devices, settings.oversubscribe), terms)
+        self._leases = Leases(pool, Ledgers(devices, settings.oversubscribe), terms, store)
         self._server = Server(self._leases, identity, self._workers, cache_dir, rules)
         self._stop = asyncio.Event()
 
@@ -151,6 +156,7 @@ class Daemon:
                 self._settings.ready_file.unlink(missing_ok=True)
 
     async def _serve_until(self, stopping: asyncio.Task[bool]) -> None:
+        self._leases.restore()
         serving = asyncio.get_running_loop().create_task(self._server.serve(self._listener))
         self._say_ready()
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)

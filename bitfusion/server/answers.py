@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import os
 import time
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from bitfusion.pool.request import Holder, LeaseRequest
 from bitfusion.server import listing
 from bitfusion.server.checks import checks
 from bitfusion.server.held import Held
-from bitfusion.server.leases import ENDED_COUNT_MAX, Leases
+from bitfusion.server.leases import Leases
 from bitfusion.server.listing import Identity
 from bitfusion.server.workers import Workers
 from bitfusion.session import fields
@@ -27,6 +27,9 @@ from bitfusion.wire.operations import Field, Opcode
 
 HISTORY_COUNT = 1000
 """Entries of one answer, unless another number is asked for."""
+
+HISTORY_COUNT_MAX = 10_000
+"""Entries of one answer: what fits."""
 
 QUOTA_COUNT_MAX = 4096
 """Whoever reaches the port may set them."""
@@ -82,10 +85,10 @@ class Answers:
                     ({"subject": name, **asdict(quota)} for name, quota in quotas), listing.ENTRIES_SIZE_MAX
                 )
             case Opcode.QUOTA_SET:
-                self._set_quota(given[0])
+                await self._set_quota(given[0])
                 return None
             case Opcode.HISTORY:
-                return self._history(given[0])
+                return await self._history(given[0])
             case Opcode.HEALTH:
                 return self._health()
             case _:  # the table of operations knows no other
@@ -109,27 +112,26 @@ class Answers:
             await held.free.wait()
         return [held.id for held in found]
 
-    def _set_quota(self, value: Field) -> None:
+    async def _set_quota(self, value: Field) -> None:
         given = dict(fields.a_map(value, "QUOTA_SET"))
         subject = fields.text(given, "QUOTA_SET", "subject")
         quota = Quota.from_plain(given)
         quotas = self._leases.pool.quotas
         if subject not in quotas and len(quotas) >= QUOTA_COUNT_MAX:
             raise ConfigError(f"{QUOTA_COUNT_MAX} quotas are set already: remove some, or use user:* and group:*")
-        self._leases.pool.set_quota(subject, None if quota == Quota() else quota)
+        wanted = None if quota == Quota() else quota
+        self._leases.pool.set_quota(subject, wanted)
+        self._leases.store.set_quota(subject, wanted)
         self._leases.settle()
+        await asyncio.wrap_future(self._leases.store.written())
 
-    def _history(self, value: Field) -> list[dict[str, Any]]:
+    async def _history(self, value: Field) -> list[dict[str, Any]]:
         given, where = fields.a_map(value, "HISTORY"), "HISTORY"
         since = fields.optional_number(given, where, "since") or 0.0
         user, group = fields.optional_text(given, where, "user"), fields.optional_text(given, where, "group")
-        count = min(fields.integer(given, where, "count", HISTORY_COUNT), ENDED_COUNT_MAX)
-        found = (
-            entry
-            for entry in self._leases.ended
-            if entry["ended_at"] >= since and user in (None, entry["user"]) and group in (None, entry["group"])
-        )
-        return listing.fitting(itertools.islice(found, max(count, 0)), listing.ENTRIES_SIZE_MAX)
+        count = min(fields.integer(given, where, "count", HISTORY_COUNT), HISTORY_COUNT_MAX)
+        found = await asyncio.to_thread(self._leases.store.history, since, user, group, max(count, 0))
+        return listing.fitting((entry.plain() for entry in found), listing.ENTRIES_SIZE_MAX)
 
     def _health(self) -> dict[str, Any]:
         leases = self._leases
@@ -141,7 +143,7 @@ class Answers:
             "leases": len(leases.held),
             "sessions": sum(len(held.sessions) for held in leases.held),
             "waiting": len(leases.pool.waiters),
-            "checks": checks(self._workers.ready, len(leases.held) + len(leases.pool.waiters)),
+            "checks": checks(self._workers.ready, len(leases.held) + len(leases.pool.waiters), leases.store.problem),
         }
 
 

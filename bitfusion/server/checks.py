@@ -11,9 +11,15 @@ FULL = 0.8
 """The part of the descriptors from which on a burst of clients may find none left."""
 
 
-def checks(zygote: bool, count: int) -> list[dict[str, Any]]:
-    """``zygote``: whether workers can be started; ``count``: leases and requests together."""
-    return [_workers(zygote), _descriptors(count)]
+def checks(zygote: bool, count: int, store: str | None) -> list[dict[str, Any]]:
+    """``zygote``: whether workers can be started; ``count``: leases and requests together; ``store``: what is wrong with it."""
+    return [_workers(zygote), _descriptors(count), _store(store)]
+
+
+def _store(problem: str | None) -> dict[str, Any]:
+    if problem is None:
+        return _check("state", True, "leases, quotas and history are kept")
+    return _check("state", False, problem, "until then a restart forgets what changes now")
 
 
 def _workers(zygote: bool) -> dict[str, Any]:

@@ -126,9 +126,22 @@ class ControlConnection:
         else:
             self._granted = {key: lease for key, lease in self._granted.items() if not lease.free.is_set()}
             self._granted[number] = held
-            self._put(self._session.reply(number, self._answers.granted(held)), held)
+            if not ends_with_us:
+                await self._kept(held)
+            if held.free.is_set():
+                self._put(self._session.fail(number, held.over()))
+            else:
+                self._put(self._session.reply(number, self._answers.granted(held)), held)
         finally:
             self._places.pop(number, None)
+
+    async def _kept(self, held: Held) -> None:
+        """Until the lease is in the store: who is told of it may rely on it, whatever happens to us."""
+        try:
+            await asyncio.wrap_future(self._leases.store.written())
+        except asyncio.CancelledError:
+            self._leases.end(held, "its request was withdrawn")
+            raise
 
     def _place(self, number: int, place: Waiting) -> None:
         self._places[number] = place

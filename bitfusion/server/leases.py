@@ -11,10 +11,8 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bitfusion.errors import CapacityError, LeaseError
 from bitfusion.pool.lease import Lease, LeaseEvent, LeaseState
@@ -22,7 +20,7 @@ from bitfusion.pool.ledger import Ledger
 from bitfusion.pool.pool import Pool
 from bitfusion.pool.queue import Waiter
 from bitfusion.pool.request import Holder, LeaseRequest
-from bitfusion.pool.usage import gpu_seconds
+from bitfusion.pool.store import Store
 from bitfusion.server.held import Held, SessionRow
 from bitfusion.server.ledgers import Ledgers
 from bitfusion.session.waiting import Waiting
@@ -40,9 +38,6 @@ TELL_DELAY_S = 0.02
 
 TELL_FACTOR = 10
 """Telling all waiters takes at most this part of the time, however many there are."""
-
-ENDED_COUNT_MAX = 10_000
-"""Leases that have ended, kept for the history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +67,43 @@ class Leases:
         pool: Pool,
         ledgers: Ledgers,
         terms: Terms | None = None,
+        store: Store | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.pool = pool
         self.ledgers = ledgers
+        self.store = store or Store(None)
         self.terms = terms or Terms()
-        self.ended: deque[dict[str, Any]] = deque(maxlen=ENDED_COUNT_MAX)
-        """The history, the latest first."""
         self._clock = clock
         self._held: dict[str, Held] = {}
         self._waiting: dict[str, Wait] = {}
         self._telling: asyncio.TimerHandle | None = None
         self._tell_delay_s = TELL_DELAY_S
+
+    def restore(self) -> None:
+        """What was there before a restart: quotas, the GPU-seconds of today, leases that are nobody's connection's.
+
+        What was held by a connection has ended with it, and who waited has hung up.
+        """
+        now = self._clock()
+        for subject, quota in self.store.quotas().items():
+            self.pool.set_quota(subject, quota)
+        kept: list[Lease] = []
+        gone: list[Lease] = []
+        for lease in self.store.leases():
+            over = lease.held or (lease.expires_at is not None and lease.expires_at <= now)
+            (gone if over else kept).append(replace(lease, state=LeaseState.GRANTED, sessions=0))
+        for waiter in self.store.waiters():
+            self.store.waiter_removed(waiter.id)
+        for lease in gone:
+            self.store.lease_ended(lease, "the appliance was restarted", 0.0, now)
+        for lost, why in self.pool.restore(kept, (), self.store.spent(now), now):
+            log.warning("! lease %s cannot be restored: %s", lost.id, why)
+            if isinstance(lost, Lease):
+                self.store.lease_ended(lost, f"the appliance was restarted, and {why}", 0.0, now)
+        for lease in self.pool.leases.values():
+            self._begin(lease)
+            log.info("lease %s: restored", lease.id)
 
     # asking
 
@@ -107,6 +127,7 @@ class Leases:
 
     async def _wait(self, waiter: Waiter, wait_s: float | None, on_place: Callable[[Waiting], None]) -> Held:
         log.info("request %s: %s asks for %s and waits", waiter.id, waiter.holder, waiter.request)
+        self.store.waiter_added(waiter)
         wait = self._waiting[waiter.id] = Wait(waiter, asyncio.get_running_loop().create_future(), on_place)
         try:
             self._tell_one(wait, self.pool.position(waiter.id, self._clock()).position)
@@ -128,6 +149,7 @@ class Leases:
         """It does not wait any more; if it gave up, others may pass."""
         if self._waiting.pop(waiter.id, None) is not None:
             self.pool.cancel(waiter.id)
+            self.store.waiter_removed(waiter.id)
             log.info("request %s: gone from the queue", waiter.id)
             self.settle()
 
@@ -149,6 +171,10 @@ class Leases:
         self._tell_later()
 
     def _granted(self, lease: Lease) -> Held:
+        self.store.lease_granted(lease)
+        return self._begin(lease)
+
+    def _begin(self, lease: Lease) -> Held:
         held = self._held[lease.id] = Held(lease.id)
         try:
             self.ledgers.open(lease, weight=lease.request.weight, cap=lease.request.cap)
@@ -250,10 +276,10 @@ class Leases:
 
     def _free(self, held: Held) -> None:
         now = self._clock()
-        self.ledgers.close(held.id)
+        device_s = self.ledgers.close(held.id)
         lease = self.pool.release(held.id, now)
         del self._held[held.id]
-        self.ended.appendleft(_ended(lease, now, held.reason))
+        self.store.lease_ended(lease, held.reason, device_s, now)
         held.free.set()
         log.info("lease %s: released", held.id)
         self.settle()
@@ -283,23 +309,3 @@ class Leases:
         lease = self.lease(held)
         busy = min(self.ledgers.lease_usage(held.id, gpu).idle_s for gpu in range(len(lease.shares)))
         return min(busy, time.monotonic() - held.used_at)
-
-
-def _ended(lease: Lease, now: float, reason: str) -> dict[str, Any]:
-    """An entry of the history."""
-    holder = lease.holder
-    return {
-        "id": lease.id,
-        "user": holder.user,
-        "group": holder.group,
-        "hostname": holder.hostname,
-        "program": holder.program,
-        "pid": holder.pid,
-        "gpus": [share.device.uuid for share in lease.shares],
-        "memory_size": lease.memory,
-        "asked_at": lease.asked_at,
-        "granted_at": lease.granted_at,
-        "ended_at": now,
-        "gpu_seconds": gpu_seconds(lease, lease.granted_at, now),
-        "reason": reason,
-    }

@@ -47,10 +47,13 @@ class Ledgers:
             raise
         self._rows[lease.id] = tuple(rows)
 
-    def close(self, lease_id: str) -> None:
-        """The lease is over, and so are its sessions. Safe to call again."""
-        for ledger, row in self._rows.pop(lease_id, ()):
+    def close(self, lease_id: str) -> float:
+        """The lease is over, and so are its sessions; the seconds of GPUs' time that it had. Safe to call again."""
+        rows = self._rows.pop(lease_id, ())
+        device_s = sum(int(ledger.leases["device_ns"][row]) for ledger, row in rows) / 1e9
+        for ledger, row in rows:
             ledger.close_lease(row)
+        return device_s
 
     @contextlib.contextmanager
     def session(self, lease_id: str, gpu: int = 0) -> Iterator[tuple[Ledger, int]]:
