@@ -1,8 +1,9 @@
 """Which registers hold the same value in all threads of a block (loop counters, bounds, kernel parameters).
 
 A register is divergent if its value depends on the thread index, on memory another thread may have written, on a warp
-operation, or if it is written under a branch that depends on a divergent predicate. Branches that only lead to the end
-of the kernel are ignored: whoever takes them is gone, and for the threads that stay nothing differs.
+operation, or if it is written under a branch that depends on a divergent predicate, or in a loop in which a thread stops at a
+suspension point under such a branch. Branches that only lead to the end of the kernel are ignored: whoever takes them is gone, and
+for the threads that stay nothing differs.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ class _Uniformity:
         self.dependencies = control_dependencies(graph)
         self.divergent: set[str] = set()
         self.divergent_branches: set[str] = set()
+        self._predecessors: dict[str, list[str]] = {name: [] for name in graph}
+        for block in graph.values():
+            for successor in block.successors:
+                self._predecessors[successor].append(block.name)
 
     def solve(self) -> set[str]:
         while sum(map(self._visit, self.graph.values())):  # not any(): every block is visited before the next round
@@ -43,6 +48,8 @@ class _Uniformity:
         """Note what is divergent in the block; whether anything was new."""
         known = len(self.divergent) + len(self.divergent_branches)
         controlled = not self.divergent_branches.isdisjoint(self.dependencies[block.name])
+        if controlled and isinstance(block.terminator, Suspend):
+            self.divergent.update(self._written_around(block.name))
         for instruction in block.all_instructions():
             predicate = instruction.predicate
             if (
@@ -57,6 +64,16 @@ class _Uniformity:
             case Switch(index) if controlled or self._divergent_operand(index):
                 self.divergent_branches.add(block.name)
         return len(self.divergent) + len(self.divergent_branches) > known
+
+    def _written_around(self, name: str) -> set[str]:
+        """Registers that are written in the loops around a block: threads that do not all stop there in each iteration meet there in
+        different ones.
+        """
+        behind = reach(self.graph[name].successors, {block.name: block.successors for block in self.graph.values()})
+        around = behind & reach([name], self._predecessors)
+        return {
+            register for other in around for item in self.graph[other].all_instructions() for register in writes(item)
+        }
 
     def _diverges(self, instruction: Instruction) -> bool:
         """Whether the instruction may give different threads different results."""

@@ -285,3 +285,25 @@ def test_loops_that_divide_wide_integers_are_left_scalar(gpu, dtype, vectorized)
     np.testing.assert_array_equal(out, x // x.size)
     module = compile_module(compile_kernel(divided, (numba_type(x), numba_type(x))))
     assert ("llvm.loop.vectorize.enable" not in module.kernel(module.kernels[0]).ir) == vectorized
+
+
+def strided_again_and_again(out, count, rounds):
+    total = 0
+    for number in range(rounds):
+        i = cuda.threadIdx.x
+        while i < count:
+            total = (total * 3 + number * 100 + i) & 0xFFFF
+            i += cuda.blockDim.x
+    out[cuda.threadIdx.x] = total
+
+
+@pytest.mark.parametrize("count", [0, 20, 33, 40, 63, 65, 100])
+def test_threads_that_meet_in_different_rounds_know_their_own(gpu, count):
+    out = np.zeros(32, np.int64)
+    gpu.run(strided_again_and_again, 1, 32, out, count, 3)
+    for thread in range(32):
+        total = 0
+        for number in range(3):
+            for i in range(thread, count, 32):
+                total = (total * 3 + number * 100 + i) & 0xFFFF
+        assert out[thread] == total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from numba import cuda, int32
@@ -328,3 +330,27 @@ def test_a_warp_that_spins_on_another_lets_it_run(gpu):
     start = "st.shared.u32 [flag], 0; bar.sync 0;"
     run(gpu, kernel(start + body, declarations=".shared .align 4 .u32 flag;"), out, block=64)
     np.testing.assert_array_equal(out, 37)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "bar.sync 0;",
+        "shfl.sync.idx.b32 %r11, %r0, 0, 31, -1;",
+        "shfl.sync.idx.b32 %r11, %r0, %r6, 31, %r10;",
+        "bar.warp.sync -1;",
+        "bar.warp.sync %r10;",
+        "activemask.b32 %r11;",
+    ],
+)
+def test_lanes_that_meet_in_different_iterations_know_their_own(gpu, operation):
+    """Even threads stop in even iterations, odd ones in odd."""
+    body = f"""and.b32 %r6, %r0, 1; mov.u32 %r7, 0; mov.u32 %r8, 0; setp.eq.u32 %p3, %r6, 0; selp.b32 %r10, 0x55555555, 0xAAAAAAAA, %p3;
+    LOOP: setp.ge.u32 %p0, %r7, 8; @%p0 bra END; add.u32 %r9, %r6, %r7; and.b32 %r9, %r9, 1; setp.eq.u32 %p1, %r9, 1; @%p1 bra SKIP;
+    {operation} mad.lo.u32 %r8, %r8, 3, %r7;
+    SKIP: add.u32 %r7, %r7, 1; bra LOOP;
+    END: mul.wide.u32 %rd5, %r0, 4; add.u64 %rd2, %rd5, %rd0; st.global.u32 [%rd2], %r8;"""
+    out = np.zeros(64, np.uint32)
+    run(gpu, kernel(body), out, block=64)
+    wanted = [functools.reduce(lambda total, i: 3 * total + i, range(first, 8, 2), 0) for first in (0, 1)]
+    np.testing.assert_array_equal(out, np.tile(wanted, 32))
