@@ -127,12 +127,11 @@ class Accounts:
         )
 
     def claim(self, waiter: Waiter, hindrance: Hindrance | None, ahead: Ahead) -> None:
-        """It waits: nobody behind it may take what it wants of its quotas. One that a quota stands in the way of holds up only those
-        who share that quota.
-        """
+        """It waits: nobody behind it may take what it wants of its quotas. Whom a quota of their own stops, holds up none of the group."""
         if not self._quotas:
             return
-        for subject in subjects(waiter.holder) if hindrance is None else (hindrance.subject,):
+        user, group = subjects(waiter.holder)
+        for subject in (user,) if hindrance is not None and hindrance.subject == user else (user, group):
             ahead[subject] = ahead.get(subject, NOTHING) + self._need(waiter.request)
 
     def explain(self, hindrance: Hindrance, now: float) -> str:

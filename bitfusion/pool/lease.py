@@ -158,7 +158,12 @@ class Lease:
 
 def worth(memory: int, device: DeviceSpec, exclusive: bool) -> Fraction:
     """What ``memory`` bytes of ``device`` withhold from others, in GPUs."""
-    return Fraction(1) if exclusive else Fraction(memory, device.memory_size)
+    return Fraction(1) if exclusive else Fraction(memory, leasable(device))
+
+
+def leasable(device: DeviceSpec) -> int:
+    """Bytes of a GPU that can be leased: its memory in whole chunks."""
+    return device.memory_size // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
 
 
 def _device(value: object) -> DeviceSpec:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum, auto
 
 from bitfusion.limits import MEMORY_CHUNK_SIZE
-from bitfusion.pool.lease import Share
+from bitfusion.pool.lease import Share, leasable
 from bitfusion.pool.request import LeaseRequest
 from bitfusion.types import DeviceSpec, ServerSpec, format_size
 
@@ -42,7 +42,7 @@ class DeviceView:
     """Bytes that a lease could still have here."""
 
     def __post_init__(self) -> None:
-        size = self.device.memory_size // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
+        size = leasable(self.device)
         capacity = int(size * self.oversubscribe) // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "capacity", capacity)

@@ -17,7 +17,7 @@ from enum import StrEnum, auto
 from fractions import Fraction
 
 from bitfusion.errors import ConfigError
-from bitfusion.pool.lease import Lease, worth
+from bitfusion.pool.lease import Lease, leasable, worth
 from bitfusion.pool.placement import DeviceView, eligible
 from bitfusion.pool.plain import known
 from bitfusion.pool.request import LIFETIME_MAX_S, PRIORITY_MAX, Holder, LeaseRequest
@@ -143,7 +143,7 @@ def need_of(request: LeaseRequest, view: Sequence[DeviceView]) -> Need:
 def need_of_lease(lease: Lease) -> Need:
     """What a lease counts. One that is alone on its GPUs counts all of their memory."""
     alone = lease.request.exclusive
-    return Need(lease.worth, sum(share.device.memory_size if alone else share.memory for share in lease.shares))
+    return Need(lease.worth, sum(leasable(share.device) if alone else share.memory for share in lease.shares))
 
 
 def ceiling(request: LeaseRequest, holder: Holder, need: Need, quotas: Mapping[str, Quota]) -> Hindrance | None:

@@ -196,6 +196,14 @@ def test_a_small_request_passes_one_for_other_gpus_or_more_of_them() -> None:
     assert pool.position(two.id, NOON).reasons[0] == ("Virtual GPU (virtual 0)", "")
 
 
+def test_room_is_kept_for_all_earlier_ones_together() -> None:
+    pool = Pool(gpus(GIB, GIB))
+    granted(pool, LeaseRequest(filters=SECOND))
+    for _ in range(2):
+        waiting(pool, LeaseRequest(gpus=2, fraction=0.5))
+    waiting(pool, LeaseRequest(fraction=0.25), BEN)  # beside it one of them would fit, but not both
+
+
 def test_a_whole_gpu_that_is_waited_for_fills_no_more() -> None:
     pool = Pool(gpus(GIB))
     granted(pool, LeaseRequest(fraction=0.5))
@@ -265,6 +273,15 @@ def test_a_quota_keeps_its_own_order() -> None:
     assert settled(pool) == [two.id]
     pool.set_quota("group:lab", None)
     assert settled(pool) == [one.id]
+
+
+def test_what_a_groups_quota_stops_keeps_its_place_in_the_users() -> None:
+    pool = Pool(gpus(*[GIB] * 4), quotas={"user:ana": Quota(gpus=1), "group:lab": Quota(gpus=1)})
+    lease = granted(pool, LeaseRequest(), BEN)
+    waiter = waiting(pool, LeaseRequest())
+    waiting(pool, LeaseRequest(), Holder("ana", "office"))
+    pool.release(lease.id, NOON)
+    assert settled(pool) == [waiter.id]
 
 
 def test_whom_a_quota_of_their_own_stops_holds_not_the_group_up() -> None:
