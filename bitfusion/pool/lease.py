@@ -124,7 +124,7 @@ class Lease:
 
     def admits(self, key: str) -> bool:
         """Whether ``key`` is the lease's, in a time that says nothing about it."""
-        return hmac.compare_digest(key.encode(), self.key.encode())
+        return hmac.compare_digest(key.encode(errors="surrogatepass"), self.key.encode())
 
     @classmethod
     def from_plain(cls, value: object) -> Lease:

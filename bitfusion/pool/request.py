@@ -131,7 +131,8 @@ class LeaseRequest:
         return _part(self.fraction, device_size) // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
 
     def __str__(self) -> str:
-        return " ".join(filter(None, [self._size(), *(f"where {item}" for item in self.filters)]))
+        conditions = " and ".join(map(str, self.filters))
+        return f"{self._size()} where {conditions}" if conditions else self._size()
 
     def _size(self) -> str:
         if self.memory is None and self.fraction is None:

@@ -180,6 +180,16 @@ def test_who_may_pass(leased: list[int], earlier: list[int], later: int, passes:
     assert isinstance(pool.ask(LeaseRequest(memory=2 * later * MIB), BEN, NOON), Lease) == passes
 
 
+def test_who_passes_counts_for_the_next_in_the_same_moment() -> None:
+    pool = Pool(gpus(32 * MIB))
+    *_, last = (granted(pool, LeaseRequest(memory=2 * chunks * MIB)) for chunks in (4, 5, 7))
+    waiting(pool, LeaseRequest(memory=16 * MIB))
+    first, second = (waiting(pool, LeaseRequest(memory=4 * MIB)) for _ in range(2))
+    pool.release(last.id, NOON)
+    assert settled(pool) == [first.id]  # 8 + 5 + 2 fit in 16 chunks, another 2 do not
+    assert [waiter.id for waiter in pool.waiters][1:] == [second.id]
+
+
 def test_a_small_request_passes_one_for_other_gpus_or_more_of_them() -> None:
     pool = Pool(gpus(GIB, GIB))
     granted(pool, LeaseRequest(filters=SECOND))
