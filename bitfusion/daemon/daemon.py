@@ -25,7 +25,7 @@ from typing import TextIO
 import uvloop
 
 from bitfusion.daemon.state_lock import locked, server_id
-from bitfusion.device.discovery import discover, machine_memory
+from bitfusion.device.discovery import discover, find_server, machine_memory
 from bitfusion.errors import BindError, BitfusionError, ConfigError, encode
 from bitfusion.pool.placement import Strategy
 from bitfusion.pool.pool import Pool
@@ -36,7 +36,7 @@ from bitfusion.server.listing import Identity
 from bitfusion.server.server import Server
 from bitfusion.server.workers import Workers
 from bitfusion.transport.address import PORT_DEFAULT, Target, resolve
-from bitfusion.types import DeviceSpec, KernelRules, ServerSpec, format_size
+from bitfusion.types import DeviceSpec, KernelRules, format_size
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,10 @@ class Daemon:
         identity = Identity(server_id(store.path and store.path.parent), hostname, address)
         terms = Terms(settings.lifetime, settings.idle_warning, settings.idle_timeout)
         pool = Pool(
-            devices, Strategy(settings.strategy), oversubscribe=settings.oversubscribe, server=ServerSpec(hostname)
+            devices,
+            Strategy(settings.strategy),
+            oversubscribe=settings.oversubscribe,
+            server=find_server(hostname, listener.getsockname()[0], devices),
         )
         self._leases = Leases(pool, Ledgers(devices, settings.oversubscribe), terms, store)
         self._server = Server(self._leases, identity, self._workers, cache_dir, rules)

@@ -10,13 +10,19 @@ import importlib.util
 import logging
 import os
 import re
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeVar
 
 from bitfusion.errors import ConfigError
 from bitfusion.limits import GIB, MEMORY_CHUNK_SIZE
-from bitfusion.types import DeviceSpec, format_size, parse_size
+from bitfusion.types import DeviceSpec, ServerSpec, format_size, parse_size
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 VIRTUAL_COUNT_MAX = 64
 """Virtual GPUs of one appliance: each worker of one brings a thread per core."""
@@ -24,10 +30,16 @@ VIRTUAL_COUNT_MAX = 64
 VIRTUAL_MEMORY_DEFAULT = 4 * GIB
 """Memory of a virtual GPU nobody has sized, where the machine has twice as much."""
 
+VIRTUAL_CAPABILITY = (8, 0)
+"""What virtual/device.py tells of a virtual GPU (a test holds the two together); importing that takes the compiler's time."""
+
 NULL_MEMORY = 64 * GIB
 """What the null device claims to have; it holds nothing. More than any virtual GPU, so that packing takes it last."""
 
 FORM = "write auto, cuda, null, virtual or virtual:COUNTxMEMORY (such as virtual:2x4GiB), several with commas between"
+
+INFINIBAND = Path("/sys/class/infiniband")
+"""Where Linux lists network cards that do RDMA, RoCE ones as well."""
 
 INSTALL = "install bitfusion with its extra {!r} (README.md, Install)"
 """True for a clone and for a package index; which of the two it was, nobody here knows."""
@@ -117,7 +129,8 @@ def _sized_virtual(text: str, spec: str) -> list[DeviceSpec]:
 def virtual_gpus(count: int, memory_size: int) -> list[DeviceSpec]:
     """``count`` virtual GPUs with ``memory_size`` bytes each; the same numbers give the same names."""
     return [
-        DeviceSpec("virtual", index, "Virtual GPU", f"GPU-virtual-{index:04d}", memory_size) for index in range(count)
+        DeviceSpec("virtual", index, "Virtual GPU", f"GPU-virtual-{index:04d}", memory_size, VIRTUAL_CAPABILITY)
+        for index in range(count)
     ]
 
 
@@ -134,21 +147,44 @@ def machine_memory() -> int:
 def find_gpus() -> tuple[list[DeviceSpec], str]:
     """The NVIDIA GPUs that can be offered, and where there are none, why."""
     try:
-        nvml: Any = importlib.import_module(
-            "pynvml"
-        )  # of nvidia-ml-py: it has no types, and only an appliance needs it
+        return _with_nvml(_list_gpus)
+    except UnreachableDriverError as error:
+        return [], str(error)
+
+
+def find_server(hostname: str, addr: str, devices: Iterable[DeviceSpec]) -> ServerSpec:
+    """What this machine is, for requests that filter by it; NVIDIA's driver is asked where its GPUs are offered."""
+    known = None if ip_address(addr).is_unspecified else addr
+    spec = ServerSpec(hostname, known, has_rdma=INFINIBAND.is_dir() and any(INFINIBAND.iterdir()))
+    if all(device.kind != "cuda" for device in devices):
+        return spec
+    try:
+        cuda, driver = _with_nvml(
+            lambda nvml: (nvml.nvmlSystemGetCudaDriverVersion_v2(), nvml.nvmlSystemGetDriverVersion())
+        )
+    except UnreachableDriverError:
+        return spec
+    return replace(spec, cuda_version=f"{cuda // 1000}.{cuda % 1000 // 10}", driver_version=driver)
+
+
+class UnreachableDriverError(Exception):
+    """NVML does not answer; says why."""
+
+
+def _with_nvml(ask: Callable[[Any], T]) -> T:
+    try:
+        nvml: Any = importlib.import_module("pynvml")  # of nvidia-ml-py: no types, and only an appliance needs it
     except ImportError:
-        return [], f"the package nvidia-ml-py is not installed: {INSTALL.format('cuda')}"
+        missing = f"the package nvidia-ml-py is not installed: {INSTALL.format('cuda')}"
+        raise UnreachableDriverError(missing) from None
     try:
         nvml.nvmlInit()
+        try:
+            return ask(nvml)
+        finally:
+            nvml.nvmlShutdown()
     except nvml.NVMLError as error:
-        return [], f"NVML: {error}"
-    try:
-        return _list_gpus(nvml)
-    except nvml.NVMLError as error:
-        return [], f"NVML: {error}"
-    finally:
-        nvml.nvmlShutdown()
+        raise UnreachableDriverError(f"NVML: {error}") from None
 
 
 def _list_gpus(nvml: Any) -> tuple[list[DeviceSpec], str]:
@@ -161,7 +197,8 @@ def _list_gpus(nvml: Any) -> tuple[list[DeviceSpec], str]:
             reasons.append(f"GPU {index} ({name}) is in MIG mode, which this version does not lease")
             continue
         size = nvml.nvmlDeviceGetMemoryInfo(handle).total
-        devices.append(DeviceSpec("cuda", index, name, nvml.nvmlDeviceGetUUID(handle), size))
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+        devices.append(DeviceSpec("cuda", index, name, nvml.nvmlDeviceGetUUID(handle), size, (major, minor)))
     if devices and not _is_installed("cuda.bindings"):
         reasons.append(f"the package cuda-bindings is not installed: {INSTALL.format('cuda')}")
         devices.clear()

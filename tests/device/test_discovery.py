@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bitfusion.cuda import stand_in
-from bitfusion.device.discovery import FORM, discover, find_gpus, virtual_memory_default
+from bitfusion.device.discovery import FORM, INFINIBAND, discover, find_gpus, find_server, virtual_memory_default
 from bitfusion.errors import ConfigError
 from bitfusion.limits import GIB, MIB
 from bitfusion.types import format_size, parse_size
@@ -97,6 +97,20 @@ def test_bad_specs_say_the_right_form(spec: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         discover(spec)
     assert message in caught.value.message
+
+
+def test_a_virtual_gpu_is_what_it_says_it_is() -> None:
+    from bitfusion.device.virtual.device import COMPUTE_CAPABILITY
+
+    assert discover("virtual")[0].compute_capability == COMPUTE_CAPABILITY
+    assert discover("null")[0].compute_capability is None
+
+
+@pytest.mark.parametrize(("addr", "known"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", None), ("::", None)])
+def test_what_is_known_of_a_server_without_nvidia(addr: str, known: str | None) -> None:
+    found = find_server("here", addr, discover("null"))
+    assert (found.hostname, found.addr, found.cuda_version, found.driver_version) == ("here", known, None, None)
+    assert found.has_rdma == (INFINIBAND.is_dir() and any(INFINIBAND.iterdir()))
 
 
 def test_auto_is_the_gpus_or_a_virtual_one() -> None:

@@ -14,6 +14,9 @@ int nvmlDeviceGetUUID(void *device, char *uuid, unsigned size) {
     snprintf(uuid, size, "GPU-e0e1e2e3-e4e5-e6e7-e8e9-eaebecedeeef");
     return 0;
 }
+int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) { *major = 8; *minor = 0; return 0; }
+int nvmlSystemGetDriverVersion(char *version, unsigned size) { snprintf(version, size, "580.65.06"); return 0; }
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 13000; return 0; }
 int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending) { return 3; }
 int nvmlDeviceGetMemoryInfo(void *device, nvmlMemory_t *memory) {
     *memory = (nvmlMemory_t){256ull << 20, 256ull << 20, 0};
