@@ -78,6 +78,8 @@ class Leases:
         self._held: dict[str, Held] = {}
         self._waiting: dict[str, Wait] = {}
         self._telling: asyncio.TimerHandle | None = None
+        self._turning: asyncio.TimerHandle | None = None
+        """The moment at which somebody's GPU-hours begin again."""
         self._tell_delay_s = TELL_DELAY_S
 
     def restore(self) -> None:
@@ -200,7 +202,18 @@ class Leases:
         for position, waiter in enumerate(self.pool.waiters, 1):
             if wait := self._waiting.get(waiter.id):
                 self._tell_one(wait, position)
+        self._settle_in_time()
         self._tell_delay_s = max(TELL_DELAY_S, TELL_FACTOR * (time.monotonic() - started))
+
+    def _settle_in_time(self) -> None:
+        """Time alone may let somebody go on: look again then."""
+        if self._turning is not None:
+            self._turning.cancel()
+            self._turning = None
+        now = self._clock()
+        at = self.pool.settle_at(now)
+        if at is not None:
+            self._turning = asyncio.get_running_loop().call_later(max(at - now, 0), self.settle)
 
     def _tell_one(self, wait: Wait, position: int) -> None:
         count = len(self._waiting)
