@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import random
@@ -25,19 +26,29 @@ from tests.pool.test_store import NOON, a_lease, a_waiter
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def file_size_max():
-    """A function that bounds the size of every file that is written, as a full disk would; None: no bound."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def bound(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if size is None else size, before[1]))
-
-    yield bound
-    bound(None)
+UNBOUND = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 
-def test_a_full_disk_costs_nothing_but_is_told_once_and_caught_up_with(tmp_path, file_size_max, caplog):
+def file_size_max(size: int | None) -> None:
+    """Bound the size of every file that this process writes, as a full disk would; None: no bound."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (UNBOUND[0] if size is None else size, UNBOUND[1]))
+
+
+def unbound_afterwards(test):
+    """Before pytest itself writes how the test went, perhaps into a file: the end of a fixture would be too late."""
+
+    @functools.wraps(test)
+    def bounded(*args, **kwargs):
+        try:
+            test(*args, **kwargs)
+        finally:
+            file_size_max(None)
+
+    return bounded
+
+
+@unbound_afterwards
+def test_a_full_disk_costs_nothing_but_is_told_once_and_caught_up_with(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     path = tmp_path / "pool.db"
     with Store(path) as store:
@@ -69,7 +80,8 @@ def test_a_full_disk_costs_nothing_but_is_told_once_and_caught_up_with(tmp_path,
         assert len(store.leases()) == 11 and len(store.history()) == 21
 
 
-def test_a_disk_that_stays_full_takes_a_bounded_memory(tmp_path, file_size_max, monkeypatch, caplog):
+@unbound_afterwards
+def test_a_disk_that_stays_full_takes_a_bounded_memory(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(store_pending, "ENDED_COUNT_MAX", 50)
     with Store(tmp_path / "pool.db") as store:
         store.flush()
@@ -97,7 +109,8 @@ def test_a_burst_on_a_sound_disk_loses_nothing(tmp_path, monkeypatch):
         assert store.flush(30) and len(store.history()) == 500
 
 
-def test_room_that_comes_free_is_found_without_being_asked(tmp_path, file_size_max, monkeypatch):
+@unbound_afterwards
+def test_room_that_comes_free_is_found_without_being_asked(tmp_path, monkeypatch):
     monkeypatch.setattr("bitfusion.pool.store_writer.RETRY_S", 0.01)
     with Store(tmp_path / "pool.db") as store:
         store._backing_up.join()
@@ -111,7 +124,8 @@ def test_room_that_comes_free_is_found_without_being_asked(tmp_path, file_size_m
         reader.close()
 
 
-def test_who_closes_with_a_full_disk_is_told_what_is_lost(tmp_path, file_size_max, caplog):
+@unbound_afterwards
+def test_who_closes_with_a_full_disk_is_told_what_is_lost(tmp_path, caplog):
     store = Store(tmp_path / "pool.db")
     store._backing_up.join()
     file_size_max(1024)
