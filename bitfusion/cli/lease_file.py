@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bitfusion.errors import ConfigError, LeaseError
+from bitfusion.limits import LEASE_TEXT_SIZE_MAX
 from bitfusion.transport.address import parse_target
 
 PREFIX = "bitfusion"
@@ -149,11 +150,16 @@ def _parse(path: Path, data: bytes) -> SavedLease:
                 f"the lease file {path} has version {version}, this bitfusion reads {FORMAT}: use the one that wrote it"
             )
         case {"version": int(), "server": str(server), "id": str(id_), "key": str(key), "gpus": list(gpus)} if (
-            id_ and key
+            _can_be_sent(id_) and _can_be_sent(key)
         ):
             return SavedLease(_server(path, server), id_, key, tuple(_gpu(path, gpu) for gpu in gpus))
         case _:
             raise _damaged(path)
+
+
+def _can_be_sent(text: str) -> bool:
+    """Whether a server could have written this id or key: then it can be sent there, and shown on a terminal."""
+    return 0 < len(text) <= LEASE_TEXT_SIZE_MAX and text.isascii() and text.isprintable()
 
 
 def _server(path: Path, text: str) -> str:
