@@ -233,11 +233,21 @@ def cuda_error() -> str | None:
 
 
 def detect() -> bool:
-    """Print the leased GPU; whether there is one."""
+    """Print the leased GPUs; whether there are any."""
     if not is_available():
         print(f"Found 0 CUDA devices: {cuda_error()}")
         return False
-    info, welcome = session().device, session().welcome
+    count = len(gpus)
+    print(f"Found {count} CUDA devices")
+    for device in gpus:
+        _print_device(device)
+    print(f"Summary:\n\t{count}/{count} devices are supported")
+    return True
+
+
+def _print_device(device: Device) -> None:
+    client = current.on(device.id)
+    info, welcome = client.device, client.welcome
     rows: list[tuple[str, Any]] = [
         ("Compute Capability", "{}.{}".format(*info.compute_capability)),
         ("UUID", info.uuid),
@@ -245,9 +255,6 @@ def detect() -> bool:
         ("Memory leased", format_size(welcome.memory_limit)),
         ("Session", welcome.session_id),
     ]
-    print("Found 1 CUDA devices")
-    print(f"id 0    {info.name:>20} {'[SUPPORTED]':>40}")
+    print(f"id {device.id}    {info.name:>20} {'[SUPPORTED]':>40}")
     for name, value in rows:
         print(f"{name:>40}: {value}")
-    print("Summary:\n\t1/1 devices are supported")
-    return True

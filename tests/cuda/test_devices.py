@@ -54,6 +54,16 @@ def test_each_gpu_is_a_device(two):
         cuda.select_device(2)
 
 
+def test_all_are_detected_whichever_is_current(two, capsys):
+    with cuda.gpus[1]:
+        assert cuda.detect()
+        assert cuda.get_current_device().id == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Found 2 CUDA devices" and lines[-1].strip() == "2/2 devices are supported"
+    assert [line.split()[1] for line in lines if line.startswith("id ")] == ["0", "1"]
+    assert [line.split()[-1] for line in lines if "UUID: " in line] == [device.uuid for device in cuda.gpus]
+
+
 def test_what_is_made_belongs_to_the_current_device(two):
     first = cuda.to_device(np.zeros(100))
     with cuda.gpus[1]:
