@@ -116,7 +116,10 @@ def _sized_virtual(text: str, spec: str) -> list[DeviceSpec]:
     match = _VIRTUAL.fullmatch(text)
     if match is None:
         raise ConfigError(f"--devices {spec!r}: {text!r} is not COUNTxMEMORY; {FORM}")
-    count, size = int(match[1]), parse_size(match[2]) // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
+    try:
+        count, size = int(match[1]), parse_size(match[2]) // MEMORY_CHUNK_SIZE * MEMORY_CHUNK_SIZE
+    except ConfigError as error:
+        raise ConfigError(f"--devices {spec!r}: {error.message}") from None
     if not 1 <= count <= VIRTUAL_COUNT_MAX:
         raise ConfigError(f"--devices {spec!r}: an appliance has 1 to {VIRTUAL_COUNT_MAX} virtual GPUs, not {count}")
     if not size:

@@ -85,6 +85,8 @@ BAD = [
     ("virtual:65x1GiB", "1 to 64"),
     ("virtual:1xnan", "not a size"),
     ("virtual:1x0", "at least 2 MiB"),
+    ("virtual:1x1e30", "--devices 'virtual:1x1e30': '1e30' is not a size"),
+    ("virtual:1x9999999TiB", "--devices 'virtual:1x9999999TiB': the size"),
     ("virtual:1x1MiB", "at least 2 MiB"),
     ("virtual:1x1000T", "more than any device"),
     ("virtual,virtual:1x1GiB", "twice"),
