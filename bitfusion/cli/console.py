@@ -69,6 +69,11 @@ def show(*parts: RenderableType) -> None:
         target.print(part)
 
 
+def show_whole(text: RenderableType) -> None:
+    """Print on standard output a line that is only broken where a terminal's width ends: other programs read it by lines."""
+    console().print(text, soft_wrap=not sys.stdout.isatty())
+
+
 def show_json(value: object) -> None:
     """Print as JSON, for other programs."""
     print(json.dumps(value, indent=2))

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from bitfusion.cli.asking import read_pool
-from bitfusion.cli.console import show, show_json
+from bitfusion.cli.console import show_json, show_whole
 from bitfusion.cli.exit_codes import ExitCode, exit_code
 from bitfusion.cli.options import add_json_option, add_server_options, servers
 from bitfusion.cli.words import counted, gpus_text, memory_text, time_text
@@ -63,12 +63,12 @@ def main(options: argparse.Namespace) -> int:
             for check in checks(server):
                 found.append(check)
                 if not options.json:
-                    show(_line(check))
+                    show_whole(_line(check))
         except BitfusionError as error:
             code = code or exit_code(error)
             found.append(Check(server, error.name, False, str(error)))
             if not options.json:
-                show(_line(found[-1]))
+                show_whole(_line(found[-1]))
     if options.json:
         show_json({"ok": all(check.ok for check in found), "checks": [asdict(check) for check in found]})
     return code or (ExitCode.OK if all(check.ok for check in found) else ExitCode.FAILED)

@@ -47,7 +47,7 @@ class Holding:
         try:
             self._control.show(self._lease.id, self._lease.key)
         except LeaseError:
-            self._say_lost("taken back, or its time was over")
+            self._say_lost("taken back, idle for too long, or its time was over")
         except BitfusionError as error:
             self._say_lost(error)
 

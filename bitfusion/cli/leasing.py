@@ -133,6 +133,6 @@ def still_there(path: Path, saved: SavedLease) -> Grant:
             return control.show(saved.id, saved.key)
         except LeaseError:
             raise LeaseFileError(
-                f"the lease {saved.id} in {path} has ended: released, taken back, or its time was over. "
+                f"the lease {saved.id} in {path} has ended: released, taken back, idle for too long, or its time was over. "
                 f"`bitfusion release_gpus -f {path}` removes the file; {ASK}"
             ) from None

@@ -67,6 +67,9 @@ def main(options: argparse.Namespace) -> int:
             before = next((quota for quota in quotas if quota.get("subject") == options.subject), {})
             limits = {name: before.get(name) for name in LIMITS} | changes
             control.set_quota({"subject": options.subject, **limits})
+        elif options.subject not in (quota.get("subject") for quota in quotas):
+            say(f"there is no quota of {options.subject}: nothing to remove")
+            return ExitCode.OK
         else:
             control.set_quota({"subject": options.subject})
     say(f"{'set' if options.action == 'set' else 'removed'} the quota of {options.subject}")

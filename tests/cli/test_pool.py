@@ -345,6 +345,8 @@ def test_health(place, capsys):
     code, out, _ = told(capsys, "health")
     assert "daemon: up for " in out
     assert code == 0 and "failed" not in out and "2 GPUs, 0 leases, 0 waiting, up to 256 MiB free on one" in out
+    code, out, _ = told(capsys, "health", "--server", "127.0.0.1:1")
+    assert code == ExitCode.TCP and len(out.splitlines()) == 2  # for `grep`: no line is broken in two
     code, out, _ = told(capsys, "health", "--json", "--server", "127.0.0.1:1")
     assert code == ExitCode.TCP and json.loads(out)["ok"] is False
 
@@ -400,6 +402,8 @@ def test_quotas(place, capsys):
         assert json.loads(told(capsys, "quota", "--json")[1])["quotas"][0]["memory"] is None
     finally:
         assert told(capsys, "quota", "remove", subject)[0] == 0
+        code, _, err = told(capsys, "quota", "remove", subject)
+        assert code == 0 and f"there is no quota of {subject}: nothing to remove" in err
     assert json.loads(told(capsys, "quota", "--json")[1])["quotas"] == []
 
 
