@@ -2,7 +2,7 @@
 
 The daemon makes it, opens and closes its rows. A worker notes in its session's row what it uses and does, and reads the others' to take
 turns (``worker/turn.py``) and to share its lease's memory (``worker/memory.py``). What several processes change is changed under
-``locked``; a row's own counters are words that only their worker writes. Owns the layout; no policy.
+``lock``; a row's own counters are words that only their worker writes. Owns the layout; no policy.
 
 A worker that a client has taken over can write nonsense here and so disturb the turns of others on its GPU; not their memory, and not the
 daemon, which believes none of it (docs/design/security.md).
@@ -10,11 +10,9 @@ daemon, which believes none of it (docs/design/security.md).
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -42,7 +40,9 @@ HEADER = np.dtype(
         ("pad", "<u4"),
         ("capacity", "<i8"),  # bytes that may be mapped at a time; 0: as much as is leased
         ("mapped", "<i8"),  # bytes, of all sessions
-        ("rest", "<i8", 8),
+        ("lease_top", "<i8"),  # rows of leases from here on are free; only ever rises
+        ("session_top", "<i8"),
+        ("rest", "<i8", 6),
     ]
 )
 LEASE = np.dtype(
@@ -83,6 +83,22 @@ NEWS_OFFSET: Final = 40
 SIZE: Final = HEADER.itemsize + ROW_COUNT * (LEASE.itemsize + SESSION.itemsize)
 
 
+WORD: Final = 8
+
+
+class Lock:
+    """What several processes change, one of them changes at a time. A process that dies with it lets it go (fcntl(2), record locks)."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> None:
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+
 class Ledger:
     """One GPU's ledger. ``descriptor`` is a memfd, which a worker gets from the daemon and which this closes."""
 
@@ -94,6 +110,9 @@ class Ledger:
         self.sessions: NDArray[np.void] = np.frombuffer(
             self._memory, SESSION, ROW_COUNT, HEADER.itemsize + ROW_COUNT * LEASE.itemsize
         )
+        self.words = memoryview(self._memory).cast("q")
+        """The same by 64-bit words: what is read at every launch is read faster so, five times as fast as a field of NumPy's."""
+        self.lock = Lock(descriptor)
         self.news = Futex(self._memory, NEWS_OFFSET)
 
     @classmethod
@@ -105,33 +124,26 @@ class Ledger:
         ledger.header["capacity"] = capacity
         return ledger
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """No other process is within such a block. A process that dies in it leaves the lock open (fcntl(2), record locks)."""
-        fcntl.lockf(self.descriptor, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
-
     # the daemon's
 
     def open_lease(self, number: int, limit: int, weight: int = WEIGHT_DEFAULT, cap: int = 0) -> int:
         """The row of a new lease of ``limit`` bytes. CapacityError if there are too many."""
-        with self.locked():
+        with self.lock:
             row = _free(self.leases["number"], "leases")
+            self.header["lease_top"] = max(int(self.header["lease_top"][0]), row + 1)
             self.leases[row] = (number, weight, cap, limit, 0, 0, self.header["clock"][0], 0, 0, 0)
         return row
 
     def close_lease(self, row: int) -> None:
         """The lease is over, and its sessions are closed."""
-        with self.locked():
+        with self.lock:
             self.leases[row] = np.zeros((), LEASE)
 
     def open_session(self, lease: int, pid: int = 0) -> int:
         """The row of a new session of a lease. CapacityError if there are too many."""
-        with self.locked():
+        with self.lock:
             row = _free(self.sessions["lease"], "sessions")
+            self.header["session_top"] = max(int(self.header["session_top"][0]), row + 1)
             self.sessions[row] = np.zeros((), SESSION)
             self.sessions["lease"][row], self.sessions["pid"][row] = lease + 1, pid
             self.header["open"] += 1
@@ -139,7 +151,7 @@ class Ledger:
 
     def close_session(self, row: int) -> None:
         """Its worker is gone, however it ended: its memory goes back to the lease, its turn to the others."""
-        with self.locked():
+        with self.lock:
             session = self.sessions[row]
             self.leases["used"][int(session["lease"]) - 1] -= session["used"]
             self.header["mapped"] -= session["used"] - session["saved"]
@@ -155,19 +167,42 @@ class Ledger:
 
     def tell(self) -> None:
         """Have all who wait look again."""
-        with self.locked():
+        with self.lock:
             self.news.add()
         self.news.wake()
 
     def sessions_of(self, lease: int) -> list[int]:
         """The rows of a lease's sessions."""
-        return [int(row) for row in np.flatnonzero(self.sessions["lease"] == lease + 1)]
+        top = int(self.header["session_top"][0])
+        return [int(row) for row in np.flatnonzero(self.sessions["lease"][:top] == lease + 1)]
 
     def close(self) -> None:
         """Of this process, once nobody has a view of its rows any more; the others' stays."""
         self.news.close()
+        self.words.release()
         del self.header, self.leases, self.sessions, self._memory
         os.close(self.descriptor)
+
+
+def header_word(name: str) -> int:
+    """The index in ``words`` of a field of the header."""
+    return _offset(HEADER, name) // WORD
+
+
+def lease_word(row: int, name: str) -> int:
+    """Of a lease's row."""
+    return (HEADER.itemsize + row * LEASE.itemsize + _offset(LEASE, name)) // WORD
+
+
+def session_word(row: int, name: str) -> int:
+    """Of a session's row."""
+    start = HEADER.itemsize + ROW_COUNT * LEASE.itemsize
+    return (start + row * SESSION.itemsize + _offset(SESSION, name)) // WORD
+
+
+def _offset(layout: np.dtype[np.void], name: str) -> int:
+    assert layout.fields is not None
+    return int(layout.fields[name][1])
 
 
 def _free(column: NDArray[np.int64], what: str) -> int:

@@ -108,7 +108,7 @@ class Residence:
                 self._places[row].asked = int(self.ledger.sessions["mapped_since"][row])
                 self._places[row].worker.evict()
         if choice.refused is not None:
-            with self.ledger.locked():
+            with self.ledger.lock:
                 self.ledger.sessions["wants"][choice.refused] = REFUSED
             self.ledger.tell()
         look_s = choice.look_s

@@ -120,7 +120,7 @@ class LedgerAccount:
         return self._wait_for_room(size, charge)
 
     def give(self, size: int, *, saved: bool = False) -> None:
-        with self._ledger.locked():
+        with self._ledger.lock:
             self._lease["used"] -= size
             self._session["used"] -= size
             if saved:
@@ -138,7 +138,7 @@ class LedgerAccount:
         if size > 0:
             self._wait_for_room(size, charge)
         elif size < 0:
-            with self._ledger.locked():
+            with self._ledger.lock:
                 self._session["saved"] -= size
                 self._ledger.header["mapped"] += size
                 self._ledger.news.add()
@@ -158,7 +158,7 @@ class LedgerAccount:
         asked = False
         try:
             while True:
-                with ledger.locked():
+                with ledger.lock:
                     seen, header = ledger.news.value, ledger.header
                     if not header["capacity"][0] or int(header["mapped"][0]) + size <= int(header["capacity"][0]):
                         if not charge():

@@ -19,7 +19,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bitfusion.pool.ledger import WEIGHT_DEFAULT, Ledger
+from bitfusion.pool.ledger import LEASE, SESSION, WEIGHT_DEFAULT, Ledger, header_word, lease_word, session_word
+
+HOLDER, CLOCK, OPEN, WAITING, LEASE_TOP, SESSION_TOP = map(
+    header_word, ("holder", "clock", "open", "waiting", "lease_top", "session_top")
+)
+NOBODY: Final = np.empty(0, np.int64)
 
 SLICE_NS: Final = 2_000_000
 """As long as a time slice of NVIDIA's (about 2 ms): shorter ones would cost a change of turns for every small kernel."""
@@ -44,11 +49,13 @@ class Turn:
         self._ledger = ledger
         self._row = row
         self._drain = drain
-        self._session = ledger.sessions[row : row + 1]
-        self._lease_row = int(self._session["lease"][0]) - 1
-        self._lease = ledger.leases[self._lease_row : self._lease_row + 1]
-        self._capped = int(self._lease["cap"][0])
-        self._weight = int(self._lease["weight"][0]) or WEIGHT_DEFAULT
+        self._words = ledger.words
+        lease = self._lease_row = self._words[session_word(row, "lease")] - 1
+        self._capped = self._words[lease_word(lease, "cap")]
+        self._weight = self._words[lease_word(lease, "weight")] or WEIGHT_DEFAULT
+        self._session_at = {name: session_word(row, name) for name in SESSION.names or ()}
+        self._lease_at = {name: lease_word(lease, name) for name in LEASE.names or ()}
+        self._last_at = self._session_at["last_ns"]
         self._held = False
         self._since = self._slice_end = self._start = self._launches = 0
         self._aborted = False
@@ -62,9 +69,9 @@ class Turn:
                 return
             self.give()
             now = time.monotonic_ns()
-        if self._ledger.header["open"][0] == 1 and not self._capped:
-            header = self._ledger.header
-            header["clock"] = start = max(int(header["clock"][0]), int(self._lease["finish"][0]))
+        words = self._words
+        if words[OPEN] == 1 and not self._capped:
+            words[CLOCK] = start = max(words[CLOCK], words[self._lease_at["finish"]])
             self._begin(now, start)
         else:
             self._acquire(now)
@@ -74,24 +81,24 @@ class Turn:
         if not self._held:
             return
         self._held = False
-        ledger = self._ledger
-        if ledger.header["open"][0] == 1 and not self._capped:
+        words = self._words
+        if words[OPEN] == 1 and not self._capped:
             self._note(time.monotonic_ns())
             return
-        if ledger.header["waiting"][0]:
+        if words[WAITING]:
             self._drain()
-        with ledger.locked():
+        with self._ledger.lock:
             self._note(time.monotonic_ns())
-            if ledger.header["holder"][0] == self._row + 1:
-                ledger.header["holder"] = 0
-            waiting = ledger.header["waiting"][0]
-            ledger.news.add()
+            if words[HOLDER] == self._row + 1:
+                words[HOLDER] = 0
+            waiting = words[WAITING]
+            self._ledger.news.add()
         if waiting:
-            ledger.news.wake()
+            self._ledger.news.wake()
 
     def touch(self) -> None:
         """Work was done that needs no turn: a copy, an allocation."""
-        self._session["last_ns"] = time.monotonic_ns()
+        self._words[self._last_at] = time.monotonic_ns()
 
     def abort(self) -> None:
         """From any thread: wait no more; the launch that follows is aborted by the device."""
@@ -100,42 +107,41 @@ class Turn:
 
     def _begin(self, now: int, start: int) -> None:
         self._held, self._since, self._slice_end, self._start = True, now, now + SLICE_NS, start
-        self._session["busy_since"] = now
+        self._words[self._session_at["busy_since"]] = now
 
     def _note(self, now: int) -> None:
         """The turn's end, in the ledger."""
-        elapsed, session, lease = now - self._since, self._session, self._lease
-        session["device_ns"] += elapsed
-        session["launches"] += self._launches
-        session["last_ns"] = lease["last_ns"] = now
-        session["busy_since"] = 0
-        lease["device_ns"] += elapsed
-        lease["finish"] = self._start + elapsed * WEIGHT_DEFAULT // self._weight
+        elapsed, words, session, lease = now - self._since, self._words, self._session_at, self._lease_at
+        words[session["device_ns"]] += elapsed
+        words[session["launches"]] += self._launches
+        words[session["last_ns"]] = words[lease["last_ns"]] = now
+        words[session["busy_since"]] = 0
+        words[lease["device_ns"]] += elapsed
+        words[lease["finish"]] = self._start + elapsed * WEIGHT_DEFAULT // self._weight
         if self._capped:
-            lease["allowed_ns"] = (
-                max(int(lease["allowed_ns"][0]), self._since - BURST_NS) + elapsed * 100 // self._capped
-            )
+            saved = max(words[lease["allowed_ns"]], self._since - BURST_NS)
+            words[lease["allowed_ns"]] = saved + elapsed * 100 // self._capped
         self._launches = 0
 
     def _acquire(self, now: int) -> None:
         """Wait until we are the next."""
-        ledger, session = self._ledger, self._session
+        ledger, words = self._ledger, self._words
         waiting = False
         while not self._aborted:
-            with ledger.locked():
+            with ledger.lock:
                 seen, look_ns = ledger.news.value, self._look(now)
                 if look_ns == 0:
                     start = self._mine(now)
-                    ledger.header["holder"] = self._row + 1
-                    ledger.header["clock"] = max(int(ledger.header["clock"][0]), start)
+                    words[HOLDER] = self._row + 1
+                    words[CLOCK] = max(words[CLOCK], start)
                 elif not waiting:
-                    session["waits_since"] = now
-                    ledger.header["waiting"] += 1
+                    words[self._session_at["waits_since"]] = now
+                    words[WAITING] += 1
                     waiting = True
                     continue  # so that those who are behind us know of it before we sleep
                 if look_ns == 0 and waiting:
-                    session["waits_since"] = 0
-                    ledger.header["waiting"] -= 1
+                    words[self._session_at["waits_since"]] = 0
+                    words[WAITING] -= 1
             if look_ns == 0:
                 self._begin(time.monotonic_ns(), start)
                 return
@@ -145,55 +151,61 @@ class Turn:
 
     def _leave(self, waiting: bool) -> None:
         if waiting:
-            with self._ledger.locked():
-                self._session["waits_since"] = 0
-                self._ledger.header["waiting"] -= 1
+            with self._ledger.lock:
+                self._words[self._session_at["waits_since"]] = 0
+                self._words[WAITING] -= 1
 
     def _look(self, now: int) -> int:
         """0 if it is our turn, else the nanoseconds after which to look again at the latest. Under the lock."""
-        ledger, lease = self._ledger, self._lease
-        allowed = int(lease["allowed_ns"][0])
+        words = self._words
+        allowed = words[self._lease_at["allowed_ns"]]
         if self._capped and allowed > now:
             return allowed - now
         if self._held_by_another():
             return HOLDER_LOOK_NS
-        mine, sessions = self._mine(now), ledger.sessions
+        if words[WAITING] == (words[self._session_at["waits_since"]] != 0):  # nobody else
+            return self._anticipate(now, NOBODY)
+        sessions, leases = self._ledger.sessions[: words[SESSION_TOP]], self._ledger.leases
         waiting = np.flatnonzero(sessions["waits_since"])
-        leases = sessions["lease"][waiting] - 1
-        starts = self._starts(leases, sessions["waits_since"][waiting])
-        able = (ledger.leases["allowed_ns"][leases] <= now) & (waiting != self._row)
+        rows = sessions["lease"][waiting] - 1
+        mine, starts = self._mine(now), self._starts(rows, sessions["waits_since"][waiting])
+        able = (leases["allowed_ns"][rows] <= now) & (waiting != self._row)
         before = (starts < mine) | ((starts == mine) & (sessions["waits_since"][waiting] < self._waits_since(now)))
         if (able & before).any():
             return HOLDER_LOOK_NS
-        return self._anticipate(now, mine, leases)
+        return self._anticipate(now, rows)
 
     def _mine(self, now: int) -> int:
         """The virtual time at which our turn would start."""
-        return int(self._starts(np.array([self._lease_row]), np.array([self._waits_since(now)]))[0])
+        words, lease = self._words, self._lease_at
+        clock = words[CLOCK]
+        if self._waits_since(now) - words[lease["last_ns"]] < WINDOW_NS:
+            clock -= LAG_NS
+        return max(words[lease["finish"]], clock)
 
-    def _starts(self, leases: NDArray[np.int64], since_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _starts(self, leases: NDArray[np.int64], since_ns: NDArray[np.int64] | int) -> NDArray[np.int64]:
         """The same of leases that came for their turns at ``since_ns``: not before the clock, unless they had one just before."""
-        rows, clock = self._ledger.leases, int(self._ledger.header["clock"][0])
+        rows, clock = self._ledger.leases, self._words[CLOCK]
         earliest = np.where(since_ns - rows["last_ns"][leases] < WINDOW_NS, clock - LAG_NS, clock)
         starts: NDArray[np.int64] = np.maximum(rows["finish"][leases], earliest)
         return starts
 
-    def _anticipate(self, now: int, mine: int, waiting: NDArray[np.int64]) -> int:
+    def _anticipate(self, now: int, waiting: NDArray[np.int64]) -> int:
         """How long to keep the GPU idle for a lease that has just had a turn and is due before us."""
-        rows = self._ledger.leases
+        rows = self._ledger.leases[: self._words[LEASE_TOP]]
         recent = np.flatnonzero(rows["last_ns"] > now - WINDOW_NS)
-        recent = recent[(recent != self._lease_row) & ~np.isin(recent, waiting)]
-        if not len(recent):
+        if not len(recent) or (len(recent) == 1 and recent[0] == self._lease_row):
             return 0
-        starts = self._starts(recent, np.full(len(recent), now)) + SLICE_NS * WEIGHT_DEFAULT // rows["weight"][recent]
-        due = recent[(starts < mine) & (rows["allowed_ns"][recent] <= now)]
+        recent = recent[(recent != self._lease_row) & ~np.isin(recent, waiting)]
+        starts = self._starts(recent, now) + SLICE_NS * WEIGHT_DEFAULT // rows["weight"][recent]
+        due = recent[(starts < self._mine(now)) & (rows["allowed_ns"][recent] <= now)]
         return int(rows["last_ns"][due].max()) + WINDOW_NS - now if len(due) else 0
 
     def _waits_since(self, now: int) -> int:
-        return int(self._session["waits_since"][0]) or now
+        return self._words[self._session_at["waits_since"]] or now
 
     def _held_by_another(self) -> bool:
-        holder = int(self._ledger.header["holder"][0])
+        holder = self._words[HOLDER]
         if holder in (0, self._row + 1):
             return False
         try:

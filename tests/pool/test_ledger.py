@@ -61,7 +61,7 @@ DIES_LOCKED = """
 import os, signal, sys
 from bitfusion.pool.ledger import Ledger
 ledger = Ledger(int(sys.argv[1]))
-with ledger.locked():
+with ledger.lock:
     ledger.leases["used"][0] = 5
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -70,7 +70,7 @@ with ledger.locked():
 def test_it_is_shared_and_a_death_leaves_no_lock(ledger):
     command = [sys.executable, "-c", DIES_LOCKED, str(ledger.descriptor)]
     assert subprocess.run(command, pass_fds=[ledger.descriptor]).returncode == -9
-    with ledger.locked():
+    with ledger.lock:
         assert ledger.leases["used"][0] == 5
 
 
