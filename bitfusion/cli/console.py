@@ -42,7 +42,7 @@ _PLAIN_LETTERS = {"█": "#", "▓": "+", "░": ".", "…": "~", "╶": "-", "�
 
 codecs.register_error(
     PLAIN,
-    lambda error: (_PLAIN_LETTERS.get(error.object[error.start], "?"), error.start + 1),  # type: ignore[attr-defined]
+    lambda error: (_PLAIN_LETTERS.get(error.object[error.start], "?"), error.start + 1),  # type: ignore[attr-defined]  # of UnicodeEncodeError
 )
 
 

@@ -134,7 +134,7 @@ def lease_table(pool: Pool, width: int, sort: str = "gpu") -> Table:
     for name, at_least, justify in _lease_columns(several):
         if width >= at_least:
             wide = LEASE_WIDTHS.get(name, {})
-            table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", **wide)  # type: ignore[arg-type]
+            table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", **wide)  # type: ignore[arg-type]  # a width, or nothing
     kept = [at_least <= width for _, at_least, _ in _lease_columns(several)]
     for gpu, lease in _sorted(pool, sort):
         for cells in _lease_rows(gpu, lease, several):

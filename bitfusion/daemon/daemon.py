@@ -93,6 +93,7 @@ def run(settings: Settings) -> None:
 
 def _run(settings: Settings, ready: TextIO | None) -> None:
     _check_exposure(settings)
+    _check_idle(settings)
     devices = discover(settings.devices)
     _warn_of_memory(devices)
     cache_dir = _prepare_cache(settings.state_dir)
@@ -197,6 +198,14 @@ def _warn_of_memory(devices: list[DeviceSpec]) -> None:
             f"bitfusion: the virtual GPUs have {format_size(offered)} together, this machine has {format_size(there)}: "
             "programs that fill what they lease will exhaust it",
             file=sys.stderr,
+        )
+
+
+def _check_idle(settings: Settings) -> None:
+    warning, timeout = settings.idle_warning, settings.idle_timeout
+    if warning is not None and timeout is not None and warning >= timeout:
+        raise ConfigError(
+            f"--idle-warning {warning:g} s is not before --idle-timeout {timeout:g} s: nobody would be warned; give a shorter one"
         )
 
 

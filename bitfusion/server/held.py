@@ -13,6 +13,12 @@ SAMPLE_S = 0.5
 """Between two looks at what a session had of its GPU: many may be looking, and each shorter than this would be noise."""
 
 
+ASK_AGAIN = (
+    f"Ask for a new lease: run the program again with `bitfusion run`; one that leases for itself may {OPEN_ANOTHER}"
+)
+"""A program of ``bitfusion run`` cannot connect again: its environment names the lease that has ended."""
+
+
 @dataclass(slots=True)
 class SessionRow:
     """One session on a lease, as listings show it: on GPU number ``gpu`` of the lease, in row ``row`` of that GPU's ledger."""
@@ -58,7 +64,7 @@ class Held:
     def over(self) -> LeaseEndedError:
         """What the clients on it are told."""
         return LeaseEndedError(
-            f"the lease {self.id} has ended: {self.reason}; memory and kernels of its sessions are gone, {OPEN_ANOTHER}"
+            f"the lease {self.id} has ended: {self.reason}; memory and kernels of its sessions are gone. {ASK_AGAIN}"
         )
 
     def cancel_timers(self) -> None:

@@ -48,6 +48,7 @@ def serve(*options: str, directory: Path, **environment: str) -> subprocess.Comp
         (["--devices", "null,null"], ExitCode.USAGE, "twice"),
         (["--host", "0.0.0.0"], ExitCode.USAGE, "--insecure"),
         (["--host", "::"], ExitCode.USAGE, "--insecure"),
+        (["--idle-warning", "5m", "--idle-timeout", "1m"], ExitCode.USAGE, "nobody would be warned"),
         (["--host", "no-such-host.invalid"], ExitCode.DNS, "does not resolve"),
         (["--host", "192.0.2.1", "--insecure"], ExitCode.BIND, "an address of this machine"),
         (["--state-dir", "file/state"], ExitCode.USAGE, "--state-dir file/state cannot be written"),

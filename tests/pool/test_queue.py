@@ -188,7 +188,7 @@ def test_the_first_starts_at_the_same_moment_with_and_without_passers(
         first, present = pool.waiters[0].id, list(pool.leases)
         if order is None:
             order = list(range(len(present)))
-            ends.shuffle(order)  # type: ignore[attr-defined]
+            ends.shuffle(order)
         if pool is crowded:
             for request in later:
                 pool.ask(request, Holder(), 0.0)

@@ -56,7 +56,7 @@ BAD = [
 @pytest.mark.parametrize(("fields", "error", "message"), BAD)
 def test_requests_that_mean_nothing(fields: dict[str, object], error: type[BitfusionError], message: str) -> None:
     with pytest.raises(error, match=message):
-        LeaseRequest(**fields)  # type: ignore[arg-type]
+        LeaseRequest(**fields)
 
 
 def test_memory_in_whole_chunks() -> None:

@@ -113,7 +113,10 @@ def test_history_is_asked_by_time_user_and_group(store):
         store.lease_ended(a_lease(number, user, group), "released", 1.0, NOON + number)
         if number == 10:
             store.flush()
-    numbers = lambda found: [int(ended.id, 16) for ended in found]  # noqa: E731
+
+    def numbers(found):
+        return [int(ended.id, 16) for ended in found]
+
     for _ in range(2):
         assert numbers(store.history()) == list(range(19, -1, -1)), "the latest first"
         assert numbers(store.history(limit=3)) == [19, 18, 17]
