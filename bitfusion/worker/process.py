@@ -126,10 +126,16 @@ def _say(lifeline: int, word: bytes) -> None:
         os.write(lifeline, word)
 
 
+def _drain(device: Device) -> None:
+    """Until the device does nothing more for this session. A failure is sticky: the session's next call reports it."""
+    with contextlib.suppress(DeviceError):
+        device.synchronize(None)
+
+
 def _turn(assignment: Assignment, device: Device, ledger: Ledger) -> Turn | None:
     """The session's turns on its GPU; a null device has no time to share."""
     ledger.sessions["pid"][assignment.row] = os.getpid()
-    return None if device.spec.kind == "null" else Turn(ledger, assignment.row, lambda: device.synchronize(None))
+    return None if device.spec.kind == "null" else Turn(ledger, assignment.row, lambda: _drain(device))
 
 
 def _cache_dir(assignment: Assignment, name: str) -> Path | None:

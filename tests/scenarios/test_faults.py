@@ -160,6 +160,25 @@ def computing(other):
     return step
 
 
+def test_a_fault_ends_no_turn_of_others_and_is_kept_while_they_wait(appliance):
+    """Another session waits for the GPU when a kernel fails: the fault is still reported by the next call, and then as an earlier one."""
+    cuda_name, text = FAULTS["a loop"]
+    with (
+        bitfusion.connect(appliance.address, memory="4MiB", deadline=60) as client,
+        bitfusion.connect(appliance.address, memory="4MiB", deadline=60) as other,
+    ):
+        array, theirs = (session.to_device(np.zeros(SIZE, np.uint8)) for session in (client, other))
+        functions = [session.load_module(text).function("kernel") for session in (client, other)]
+        for function, each in zip(functions, (array, theirs), strict=True):
+            function.launch(2, 32, struct.pack("<Q", each.address))
+        for session, each in ((client, array), (other, theirs)):
+            with pytest.raises(KernelFaultError) as caught:
+                session.synchronize()
+            assert caught.value.cuda_name == cuda_name
+            with pytest.raises(KernelFaultError, match="an earlier launch failed"):
+                each.copy_to_host()
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_its_own_sessions(appliance, computing, name):
     cuda_name, text = FAULTS[name]
